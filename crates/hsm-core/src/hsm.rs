@@ -1,0 +1,455 @@
+//! [`Hsm`]: one token, as its user holds it.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use secrecy::SecretString;
+
+use crate::backend::{Backend, MechanismInfo, Slot, Token};
+use crate::call::{self, Call, Reply, Settle};
+use crate::create::{self, Creating};
+use crate::entropy::Entropy;
+use crate::error::{Ckr, Error, Failure, Result};
+use crate::index::{Index, Key};
+use crate::keeper::{self, Keeper};
+use crate::key::{HsmKeyId, KeyInfo, KeyType, NewKey, Usage};
+use crate::link::{Link, Login, OpenError};
+use crate::oaep::OaepHashes;
+use crate::operation::{self, Decrypt, Encrypt, Encrypted, Plan, Sign, Signed, Verify};
+use crate::uri::TokenSelector;
+use crate::workers::{self, Again, Job, Load, Queue, Worker};
+
+/// How old the picture of the whole token may be that a list is taken from.
+const LIST_AGE: Duration = Duration::from_secs(5);
+
+/// Which signatures are checked with the public key before they are given out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum VerifyAfterSign {
+    /// RSA signatures: a faulty one can give the private key away.
+    #[default]
+    Rsa,
+    /// All that have a public key.
+    All,
+    /// None.
+    None,
+}
+
+/// How a token is used.
+#[derive(Clone)]
+pub struct Options {
+    /// Which token; the default fits the only initialised one.
+    pub token: TokenSelector,
+    /// The user PIN. Without it only what needs no login is done.
+    pub pin: Option<SecretString>,
+    /// Deadline of one operation.
+    pub timeout: Duration,
+    /// Deadline of a key creation.
+    pub keygen_timeout: Duration,
+    /// Sessions that work, at most what the token states; `None`: twice the processors.
+    pub max_sessions: Option<usize>,
+    /// How many operations may wait for a session.
+    pub queue: usize,
+    /// Which signatures are checked before they are given out.
+    pub verify_after_sign: VerifyAfterSign,
+    /// Whether AES-CBC is allowed.
+    pub legacy_algorithms: bool,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            token: TokenSelector::default(),
+            pin: None,
+            timeout: Duration::from_secs(10),
+            keygen_timeout: Duration::from_secs(60),
+            max_sessions: None,
+            queue: 1024,
+            verify_after_sign: VerifyAfterSign::default(),
+            legacy_algorithms: false,
+        }
+    }
+}
+
+/// A token, logged in to, with worker sessions. Cheap to clone; all clones are the same.
+#[derive(Clone)]
+pub struct Hsm {
+    shared: Arc<Shared>,
+}
+
+pub(crate) struct Shared {
+    pub(crate) options: Options,
+    pub(crate) link: Link,
+    pub(crate) queue: Queue,
+    pub(crate) index: Index,
+    pub(crate) keeper: Keeper,
+    pub(crate) creating: Creating,
+    pub(crate) entropy: Entropy,
+    pub(crate) oaep: OaepHashes,
+}
+
+/// Which keys to list.
+#[derive(Clone, Debug, Default)]
+pub struct KeyQuery {
+    /// Keys whose ids come after this one.
+    pub after: Option<HsmKeyId>,
+    /// How many at most.
+    pub limit: usize,
+    /// Only keys of this type.
+    pub key_type: Option<KeyType>,
+    /// Only keys with exactly this label.
+    pub label: Option<String>,
+}
+
+/// A page of keys, in the order of their ids.
+#[derive(Clone, Debug)]
+pub struct KeyPage {
+    /// The keys.
+    pub keys: Vec<KeyInfo>,
+    /// Whether there are more.
+    pub more: bool,
+}
+
+/// How the token fares, told without asking it.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// Why operations are refused at the moment.
+    pub unavailable: Option<String>,
+    /// The login.
+    pub login: Login,
+    /// Sessions and queue.
+    pub load: Load,
+}
+
+/// How the use of the token ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stopped {
+    /// Sessions closed, logged out, finalized.
+    Clean,
+    /// A call hangs in the module, which was therefore not finalized.
+    Hanging,
+}
+
+impl Hsm {
+    /// Finds the token, logs in (one attempt), and starts the workers.
+    ///
+    /// # Errors
+    /// [`OpenError`], each with what to do.
+    pub fn open(backend: impl Backend, options: Options) -> Result<Hsm, OpenError> {
+        let (link, session) = Link::open(Arc::new(backend), options.token.clone(), options.pin.clone())?;
+        let token = link.token();
+        let processors = thread::available_parallelism().map_or(2, usize::from);
+        let wanted = options.max_sessions.unwrap_or(2 * processors).max(1);
+        // One session is the keeper's.
+        let allowed = token.max_sessions.map_or(usize::MAX, |most| {
+            usize::try_from(most.saturating_sub(1)).unwrap_or(usize::MAX).max(1)
+        });
+        let queue = Queue::new(wanted.min(allowed), options.queue);
+        let shared = Arc::new(Shared {
+            options,
+            link,
+            queue,
+            index: Index::new(token),
+            keeper: Keeper::default(),
+            creating: Creating::default(),
+            entropy: Entropy::default(),
+            oaep: OaepHashes::default(),
+        });
+        let threads = workers::start(&shared).and_then(|()| keeper::start(&shared, session));
+        threads.map_err(|error| OpenError::Failed(format!("no thread could be started: {error}")))?;
+        Ok(Hsm { shared })
+    }
+
+    /// The token.
+    pub fn token(&self) -> Token {
+        self.shared.link.token()
+    }
+
+    /// The token's mechanisms.
+    pub fn mechanisms(&self) -> Arc<[MechanismInfo]> {
+        self.shared.link.mechanisms()
+    }
+
+    /// How the token fares; never waits for it.
+    pub fn status(&self) -> Status {
+        Status {
+            unavailable: self.shared.link.check().err().map(|error| error.to_string()),
+            login: self.shared.link.login(),
+            load: self.shared.queue.load(),
+        }
+    }
+
+    /// The module's slots.
+    pub fn slots(&self) -> Call<Vec<Slot>> {
+        let shared = self.shared.clone();
+        self.call(self.shared.options.timeout, move |worker, reply| {
+            let backend = shared.link.backend.clone();
+            reply.settle(worker.run(Again::Once, |_| backend.slots()));
+        })
+    }
+
+    /// Makes a key.
+    pub fn generate(&self, new: NewKey) -> Call<KeyInfo> {
+        let ready = create::mechanism(new.spec).and_then(|mechanism| {
+            let listed = self
+                .shared
+                .link
+                .mechanisms()
+                .iter()
+                .any(|info| info.id == mechanism && info.generate);
+            if listed {
+                self.shared.link.check_login()
+            } else {
+                Err(Error::NotSupported(format!("this token has no {mechanism}")))
+            }
+        });
+        if let Err(error) = ready {
+            return Call::settled(Err(error));
+        }
+        self.call(self.shared.options.keygen_timeout, move |worker, reply| {
+            create::create(worker, &new, &reply)
+        })
+    }
+
+    /// What the token tells of a key, read afresh.
+    pub fn key(&self, id: &HsmKeyId) -> Call<KeyInfo> {
+        if let Err(error) = self.shared.link.check_login() {
+            return Call::settled(Err(error));
+        }
+        self.with_key(id, None, |_, _| {
+            Ok(Box::new(|worker: &mut Worker, key: Arc<Key>| {
+                Ok(worker.read_again(&key)?.info.clone())
+            }))
+        })
+    }
+
+    /// A page of keys. Keys made or deleted by other programs may be seen some seconds late.
+    pub fn keys(&self, query: KeyQuery) -> Call<KeyPage> {
+        if let Err(error) = self.shared.link.check_login().and_then(|()| self.shared.link.check()) {
+            return Call::settled(Err(error));
+        }
+        let page = |shared: &Shared, query: &KeyQuery| {
+            let wanted = |info: &KeyInfo| {
+                query.key_type.is_none_or(|t| t == info.key_type)
+                    && query.label.as_ref().is_none_or(|label| *label == info.label)
+            };
+            let (keys, more) = shared.index.page(query.after.as_ref(), query.limit, wanted);
+            KeyPage { keys, more }
+        };
+        let fresh = self.shared.index.walked().is_some_and(|at| at.elapsed() < LIST_AGE);
+        if fresh {
+            return Call::settled(Ok(page(&self.shared, &query)));
+        }
+        let (reply, call) = call::pair();
+        let shared = self.shared.clone();
+        self.walk_then(&reply.watch(), move |walked| {
+            reply.settle(walked.map(|()| page(&shared, &query)));
+        });
+        call
+    }
+
+    /// Destroys a key: both halves of a pair. Returns what it was.
+    pub fn delete(&self, id: &HsmKeyId) -> Call<KeyInfo> {
+        if let Err(error) = self.foreign_token(id).and_then(|()| self.shared.link.check_login()) {
+            return Call::settled(Err(error));
+        }
+        let id = id.clone();
+        self.call(self.shared.options.timeout, move |worker, reply| {
+            reply.settle(create::delete(worker, &id));
+        })
+    }
+
+    /// Encrypts.
+    pub fn encrypt(&self, request: Encrypt) -> Call<Encrypted> {
+        let id = request.key.clone();
+        self.with_key(&id, Some(Usage::Encrypt), move |shared, key| {
+            operation::encrypt(shared, key, request)
+        })
+    }
+
+    /// Decrypts. The answer is wiped when it is dropped.
+    pub fn decrypt(&self, request: Decrypt) -> Call<zeroize::Zeroizing<Vec<u8>>> {
+        let id = request.key.clone();
+        self.with_key(&id, Some(Usage::Decrypt), move |shared, key| {
+            operation::decrypt(shared, key, request)
+        })
+    }
+
+    /// Signs, or makes a message authentication code.
+    pub fn sign(&self, request: Sign) -> Call<Signed> {
+        let id = request.key.clone();
+        self.with_key(&id, Some(Usage::Sign), move |shared, key| {
+            operation::sign(shared, key, request)
+        })
+    }
+
+    /// Checks a signature or a message authentication code. A malformed one is wrong, not an error.
+    pub fn verify(&self, request: Verify) -> Call<bool> {
+        let id = request.signed.key.clone();
+        self.with_key(&id, Some(Usage::Verify), move |shared, key| {
+            operation::verify(shared, key, request)
+        })
+    }
+
+    /// Random bytes of the token.
+    pub fn random(&self, length: usize) -> Call<Vec<u8>> {
+        self.call(self.shared.options.timeout, move |worker, reply| {
+            let shared = worker.shared.clone();
+            let mut bytes = vec![0; length];
+            reply.settle(shared.entropy.token(worker, &mut bytes).map(|()| bytes));
+        })
+    }
+
+    /// Takes no more operations, lets those under way end, closes the sessions, logs out and finalizes the module.
+    pub fn stop(&self, timeout: Duration) -> Stopped {
+        let deadline = Instant::now() + timeout;
+        self.shared.queue.close();
+        let workers_out = self.shared.queue.wait_for_workers(deadline);
+        // The keeper's session is the last one: with it the login ends (PKCS#11 v3.1 §5.6.9).
+        self.shared.keeper.close();
+        let closing = Instant::now();
+        while !self.shared.keeper.has_ended() {
+            if Instant::now() >= deadline.max(closing + Duration::from_millis(500)) {
+                return Stopped::Hanging;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        if !workers_out {
+            return Stopped::Hanging;
+        }
+        if let Err(failure) = self.shared.link.backend.finish() {
+            tracing::warn!(%failure, "the module could not be finalized");
+        }
+        Stopped::Clean
+    }
+
+    pub(crate) fn timeout_of_creation(&self) -> Duration {
+        self.shared.options.keygen_timeout
+    }
+
+    /// Runs `run` on a worker.
+    pub(crate) fn call<T: Send + 'static>(
+        &self,
+        timeout: Duration,
+        run: impl FnOnce(&mut Worker, Reply<T>) + Send + 'static,
+    ) -> Call<T> {
+        let (reply, call) = call::pair();
+        self.shared.submit(timeout, reply, run);
+        call
+    }
+
+    /// Resolves `id`, has `plan` check the request against the key, and runs what it planned on a worker. `needs` is the
+    /// usage that the request needs: half a pair that lacks it may be whole by now, which is for the token to say.
+    fn with_key<T, P>(&self, id: &HsmKeyId, needs: Option<Usage>, plan: P) -> Call<T>
+    where
+        T: Send + 'static,
+        P: FnOnce(&Shared, &Key) -> Result<Plan<T>> + Send + 'static,
+    {
+        if let Err(error) = self.foreign_token(id) {
+            return Call::settled(Err(error));
+        }
+        let (reply, call) = call::pair();
+        let enough = |key: &Arc<Key>| !key.is_half() || needs.is_none_or(|usage| key.info.usages.contains(usage));
+        if let Some(key) = self.shared.index.key(id).filter(enough) {
+            self.shared.go_on(&key, reply, plan);
+            return call;
+        }
+        let settle = reply.watch();
+        let (shared, id) = (self.shared.clone(), id.clone());
+        self.walk_then(&settle, move |walked| match (walked, shared.index.key(&id)) {
+            (Ok(()), Some(key)) => shared.go_on(&key, reply, plan),
+            (Ok(()), None) => {
+                let unseen = shared.link.check_login().err();
+                reply.settle(Err(unseen.unwrap_or(Error::KeyNotFound(id))));
+            }
+            (Err(error), _) => {
+                reply.settle(Err(error));
+            }
+        });
+        call
+    }
+
+    /// Has `then` called after a walk over the token that starts from now on.
+    fn walk_then(&self, settle: &Arc<dyn Settle>, then: impl FnOnce(Result<()>) + Send + 'static) {
+        let shared = &self.shared;
+        let full = shared.keeper.waiting() > shared.options.queue.max(64) || shared.queue.is_closed();
+        match shared.link.check() {
+            Err(error) => drop(settle.fail(error)),
+            Ok(()) if full => drop(settle.fail(Error::Busy)),
+            Ok(()) => shared
+                .keeper
+                .walk_then(shared, settle, Instant::now() + shared.options.timeout, Box::new(then)),
+        }
+    }
+
+    fn foreign_token(&self, id: &HsmKeyId) -> Result<()> {
+        id.token().map_or(Ok(()), |_| Err(Error::KeyNotFound(id.clone())))
+    }
+}
+
+impl Shared {
+    fn submit<T: Send + 'static>(
+        self: &Arc<Self>,
+        timeout: Duration,
+        reply: Reply<T>,
+        run: impl FnOnce(&mut Worker, Reply<T>) + Send + 'static,
+    ) {
+        if let Err(error) = self.link.check() {
+            reply.settle(Err(error));
+            return;
+        }
+        let settle = reply.watch();
+        let job = Job {
+            settle: settle.clone(),
+            deadline: Instant::now() + timeout,
+            run: Box::new(move |worker| {
+                if reply.is_pending() {
+                    run(worker, reply);
+                }
+            }),
+        };
+        if let Err(error) = self.queue.submit(job) {
+            settle.fail(error);
+        }
+    }
+
+    fn go_on<T: Send + 'static>(
+        self: &Arc<Self>,
+        key: &Arc<Key>,
+        reply: Reply<T>,
+        plan: impl FnOnce(&Shared, &Key) -> Result<Plan<T>>,
+    ) {
+        let planned = if key.ambiguous {
+            Err(Error::AmbiguousKey(key.info.id.clone()))
+        } else {
+            plan(self, key)
+        };
+        match planned {
+            Err(error) => {
+                reply.settle(Err(error));
+            }
+            Ok(plan) => {
+                let key = key.clone();
+                self.submit(self.options.timeout, reply, move |worker, reply| {
+                    reply.settle(plan(worker, key));
+                });
+            }
+        }
+    }
+
+    /// The token is gone: handles, sessions and login with it.
+    pub(crate) fn lose_token(&self, reason: String) {
+        self.link.go_down(reason);
+        self.index.clear();
+        self.keeper.wake();
+    }
+
+    /// No session could be opened.
+    pub(crate) fn no_session(&self, failure: &Failure) {
+        match failure.rv {
+            Some(Ckr::SlotIdInvalid | Ckr::TokenNotRecognized) => self.lose_token(failure.to_string()),
+            Some(Ckr::DeviceError | Ckr::GeneralError | Ckr::FunctionFailed) => self.keeper.suspect(),
+            _ => {}
+        }
+    }
+}

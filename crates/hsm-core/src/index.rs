@@ -1,0 +1,362 @@
+//! Which keys the token has and where each lies: id → handles, type, usages. Read in bulk, kept true by our own changes at
+//! once, by searches for ids that are not here, and by a walk over the token now and then.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Instant;
+
+use crate::backend::{Class, Handle, Object, Token};
+use crate::key::{HsmKeyId, KeyInfo, KeySize, KeyType, PublicKey, Usages};
+use crate::software::PreparedKey;
+use crate::uri::pkcs11_uri;
+
+/// A key as the index knows it.
+pub(crate) struct Key {
+    /// What is told of it.
+    pub info: KeyInfo,
+    /// Unrelated objects share the id.
+    pub ambiguous: bool,
+    secret: Option<Handle>,
+    private: Option<Handle>,
+    public: Option<Handle>,
+    generation: u64,
+    prepared: OnceLock<Option<PreparedKey>>,
+}
+
+impl Key {
+    /// The object that encrypts, verifies, wraps: the public half, or the secret key.
+    pub(crate) fn public(&self) -> Option<Handle> {
+        self.public.or(self.secret)
+    }
+
+    /// The object that decrypts, signs, unwraps: the private half, or the secret key.
+    pub(crate) fn private(&self) -> Option<Handle> {
+        self.private.or(self.secret)
+    }
+
+    /// All its objects.
+    pub(crate) fn handles(&self) -> impl Iterator<Item = Handle> {
+        [self.secret, self.private, self.public].into_iter().flatten()
+    }
+
+    /// Half a pair: the other half may come to light with the next search.
+    pub(crate) fn is_half(&self) -> bool {
+        self.secret.is_none() && (self.private.is_none() || self.public.is_none())
+    }
+
+    /// The public key in a form ready for operations beside the token.
+    pub(crate) fn prepared(&self) -> Option<&PreparedKey> {
+        self.prepared
+            .get_or_init(|| self.info.public_key.as_ref().and_then(|key| PreparedKey::new(key).ok()))
+            .as_ref()
+    }
+}
+
+/// What a walk saw: every key object's handle, and what was read of those that were not known.
+pub(crate) struct Walk {
+    generation: u64,
+    change: u64,
+    /// All handles that were found.
+    pub found: Vec<Handle>,
+    /// What was read of new ones; `None` for objects that are no keys of ours to list.
+    pub read: Vec<(Handle, Option<Object>)>,
+}
+
+pub(crate) struct Index {
+    state: RwLock<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Counts up when all handles die.
+    generation: u64,
+    /// Counts our own changes, so that a walk that began before one does not undo it.
+    change: u64,
+    groups: BTreeMap<HsmKeyId, Group>,
+    known: HashMap<Handle, Known>,
+    removed: Vec<(Handle, u64)>,
+    walked: Option<Instant>,
+    /// The token that the keys are on, for their URIs.
+    token: Option<Token>,
+}
+
+struct Known {
+    id: Option<HsmKeyId>,
+    change: u64,
+}
+
+struct Group {
+    objects: Vec<(Handle, Object)>,
+    key: Arc<Key>,
+}
+
+impl Index {
+    pub(crate) fn new(token: Token) -> Index {
+        Index {
+            state: RwLock::new(State {
+                token: Some(token),
+                ..State::default()
+            }),
+        }
+    }
+
+    /// The key, if the index has it.
+    pub(crate) fn key(&self, id: &HsmKeyId) -> Option<Arc<Key>> {
+        self.read().groups.get(id).map(|group| group.key.clone())
+    }
+
+    /// Whether the handles of `key` may still be used.
+    pub(crate) fn is_current(&self, key: &Key) -> bool {
+        self.read().generation == key.generation
+    }
+
+    /// Keys in the order of their ids, after `after`, that `wanted` takes; at most `limit`, and whether there are more.
+    pub(crate) fn page(
+        &self,
+        after: Option<&HsmKeyId>,
+        limit: usize,
+        wanted: impl Fn(&KeyInfo) -> bool,
+    ) -> (Vec<KeyInfo>, bool) {
+        let state = self.read();
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut matching = state
+            .groups
+            .range((from, Bound::Unbounded))
+            .map(|(_, group)| &group.key.info)
+            .filter(|info| wanted(info));
+        let page = matching.by_ref().take(limit).cloned().collect();
+        (page, matching.next().is_some())
+    }
+
+    /// When the whole token was last walked over.
+    pub(crate) fn walked(&self) -> Option<Instant> {
+        self.read().walked
+    }
+
+    /// Drops everything: the sessions or the login are gone, and with them the handles.
+    pub(crate) fn clear(&self) {
+        let mut state = self.write();
+        state.generation += 1;
+        state.groups.clear();
+        state.known.clear();
+        state.removed.clear();
+        state.walked = None;
+    }
+
+    /// Takes note of objects that were made or found by id.
+    pub(crate) fn insert(&self, objects: Vec<(Handle, Object)>) {
+        let mut state = self.write();
+        state.change += 1;
+        for (handle, object) in objects {
+            state.add(handle, Some(object));
+        }
+    }
+
+    /// Takes note that the key with this id is gone.
+    pub(crate) fn remove(&self, id: &HsmKeyId) {
+        let mut state = self.write();
+        state.change += 1;
+        let Some(group) = state.groups.remove(id) else { return };
+        let change = state.change;
+        for (handle, _) in group.objects {
+            state.known.remove(&handle);
+            state.removed.push((handle, change));
+        }
+    }
+
+    /// Begins a walk; what is changed from now on stands above what the walk will have seen.
+    pub(crate) fn begin_walk(&self) -> Walk {
+        let mut state = self.write();
+        state.removed.clear();
+        Walk {
+            generation: state.generation,
+            change: state.change,
+            found: Vec::new(),
+            read: Vec::new(),
+        }
+    }
+
+    /// Of `found`, the handles that the index has not.
+    pub(crate) fn unknown(&self, found: &[Handle]) -> Vec<Handle> {
+        let state = self.read();
+        found
+            .iter()
+            .copied()
+            .filter(|handle| !state.known.contains_key(handle))
+            .collect()
+    }
+
+    /// Takes in what a walk that began at `started` saw. A walk over handles that have died since is of no use.
+    pub(crate) fn finish_walk(&self, walk: Walk, started: Instant) {
+        let Walk {
+            generation,
+            change,
+            found,
+            read,
+        } = walk;
+        let mut state = self.write();
+        if state.generation != generation {
+            return;
+        }
+        let found: std::collections::HashSet<Handle> = found.into_iter().collect();
+        let gone: Vec<Handle> = state
+            .known
+            .iter()
+            .filter(|(handle, known)| known.change <= change && !found.contains(handle))
+            .map(|(handle, _)| *handle)
+            .collect();
+        for handle in gone {
+            state.drop_object(handle);
+        }
+        for (handle, object) in read {
+            let removed_since = state
+                .removed
+                .iter()
+                .any(|(removed, at)| *removed == handle && *at > change);
+            if !removed_since && !state.known.contains_key(&handle) {
+                state.add(handle, object);
+            }
+        }
+        state.walked = Some(started);
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn add(&mut self, handle: Handle, object: Option<Object>) {
+        let id = object.as_ref().and_then(|object| HsmKeyId::from_bytes(&object.id));
+        if let Some(old) = self.known.insert(
+            handle,
+            Known {
+                id: id.clone(),
+                change: self.change,
+            },
+        ) && old.id != id
+        {
+            old.id
+                .inspect(|old| self.regroup(old, |objects| objects.retain(|(h, _)| *h != handle)));
+        }
+        if let (Some(id), Some(object)) = (id, object) {
+            self.regroup(&id, |objects| {
+                objects.retain(|(h, _)| *h != handle);
+                objects.push((handle, object));
+            });
+        }
+    }
+
+    fn drop_object(&mut self, handle: Handle) {
+        if let Some(Known { id: Some(id), .. }) = self.known.remove(&handle) {
+            self.regroup(&id, |objects| objects.retain(|(h, _)| *h != handle));
+        }
+    }
+
+    fn regroup(&mut self, id: &HsmKeyId, change: impl FnOnce(&mut Vec<(Handle, Object)>)) {
+        let mut objects = self.groups.remove(id).map(|group| group.objects).unwrap_or_default();
+        change(&mut objects);
+        if objects.is_empty() {
+            return;
+        }
+        objects.sort_by_key(|(handle, object)| (object.class, *handle));
+        let key = Arc::new(merge(id, &objects, self.generation, self.token.as_ref()));
+        self.groups.insert(id.clone(), Group { objects, key });
+    }
+}
+
+/// Makes one key of the objects that share an id: a secret key, a pair, or half of one. Anything else is ambiguous.
+fn merge(id: &HsmKeyId, objects: &[(Handle, Object)], generation: u64, token: Option<&Token>) -> Key {
+    let of = |class: Class| objects.iter().filter(move |(_, object)| object.class == class);
+    let one = |class: Class| of(class).next();
+    let (secret, private, public) = (one(Class::Secret), one(Class::Private), one(Class::Public));
+    let twins = Class::ALL.iter().any(|class| of(*class).count() > 1);
+    let mixed = secret.is_some() && (private.is_some() || public.is_some());
+    let strangers =
+        matches!((private, public), (Some((_, private)), Some((_, public))) if !belong_together(private, public));
+    let ambiguous = twins || mixed || strangers;
+
+    // The objects are never empty here, and the secret or private one knows best what the key is.
+    let parts: Vec<&Object> = [secret, private, public]
+        .into_iter()
+        .flatten()
+        .map(|(_, object)| object)
+        .collect();
+    let main = parts.first().copied();
+    let public_key = public
+        .and_then(|(_, o)| o.public_key.clone())
+        .or_else(|| private.and_then(|(_, o)| o.public_key.clone()));
+    let label = parts
+        .iter()
+        .map(|object| object.label.as_str())
+        .find(|label| !label.is_empty())
+        .unwrap_or_default();
+    let key_type = main.map_or(KeyType::Hmac, |object| object.key_type);
+    let info = KeyInfo {
+        id: id.clone(),
+        key_type,
+        size: size(key_type, &parts, public_key.as_ref()),
+        label: label.to_owned(),
+        extractable: main.is_some_and(|object| object.extractable),
+        sensitive: main.is_some_and(|object| object.sensitive),
+        usages: if ambiguous {
+            Usages::NONE
+        } else {
+            parts.iter().fold(Usages::NONE, |all, object| all.union(object.usages))
+        },
+        public_key,
+        uri: token
+            .map(|token| {
+                pkcs11_uri(
+                    token.names(),
+                    id.as_bytes(),
+                    label,
+                    main.map_or(Class::Secret, |object| object.class).uri_type(),
+                )
+            })
+            .unwrap_or_default(),
+    };
+    let handle = |part: Option<&(Handle, Object)>| part.map(|(handle, _)| *handle);
+    Key {
+        info,
+        ambiguous,
+        secret: handle(secret),
+        private: handle(private),
+        public: handle(public),
+        generation,
+        prepared: OnceLock::new(),
+    }
+}
+
+fn belong_together(private: &Object, public: &Object) -> bool {
+    let same_modulus = match (&private.public_key, &public.public_key) {
+        (Some(PublicKey::Rsa { modulus: a, .. }), Some(PublicKey::Rsa { modulus: b, .. })) => a == b,
+        (Some(a), Some(b)) => a == b,
+        _ => true,
+    };
+    let same_curve = private.curve.is_none() || public.curve.is_none() || private.curve == public.curve;
+    private.key_type == public.key_type && same_modulus && same_curve
+}
+
+fn size(key_type: KeyType, parts: &[&Object], public_key: Option<&PublicKey>) -> KeySize {
+    match key_type {
+        KeyType::Ec | KeyType::Ed => parts
+            .iter()
+            .find_map(|object| object.curve)
+            .map_or(KeySize::Unknown, KeySize::Curve),
+        KeyType::Rsa | KeyType::Aes | KeyType::Hmac => {
+            let told = parts.iter().find_map(|object| object.bits);
+            let modulus = || match public_key {
+                Some(PublicKey::Rsa { modulus, .. }) => u32::try_from(modulus.len() * 8).ok(),
+                _ => None,
+            };
+            told.or_else(modulus).map_or(KeySize::Unknown, KeySize::Bits)
+        }
+        KeyType::MlDsa | KeyType::MlKem | KeyType::SlhDsa => KeySize::Unknown,
+    }
+}

@@ -1,0 +1,254 @@
+//! The keeper: one thread with a session of its own, which keeps the login alive, walks over the token for ids that the
+//! index has not, destroys what failed creations left, and looks for a token that is away.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::backend::{Class, Filter, Session};
+use crate::call::Settle;
+use crate::error::{Ckr, Result};
+use crate::hsm::Shared;
+use crate::key::HsmKeyId;
+use crate::link::Trouble;
+use crate::workers::{Again, Worker};
+
+/// At most one walk starts in this time.
+const BETWEEN_WALKS: Duration = Duration::from_millis(250);
+/// How long what a failed creation may have left is looked for.
+const LOOK_FOR_LEFTOVERS: Duration = Duration::from_secs(600);
+const FIRST_PROBE: Duration = Duration::from_millis(100);
+const LAST_PROBE: Duration = Duration::from_secs(5);
+
+/// What is done once a walk that started after it was asked for is over.
+pub(crate) type AfterWalk = Box<dyn FnOnce(Result<()>) + Send>;
+
+#[derive(Default)]
+pub(crate) struct Keeper {
+    state: Mutex<State>,
+    wake: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: Vec<AfterWalk>,
+    leftovers: Vec<Leftover>,
+    suspicious: bool,
+    closed: bool,
+    ended: bool,
+}
+
+struct Leftover {
+    id: HsmKeyId,
+    until: Instant,
+    again_at: Instant,
+}
+
+impl Keeper {
+    /// Has `then` called after a walk over the token that starts from now on.
+    pub(crate) fn walk_then(&self, shared: &Shared, settle: &Arc<dyn Settle>, deadline: Instant, then: AfterWalk) {
+        shared.queue.watch_waiting(settle, deadline);
+        self.lock().waiting.push(then);
+        self.wake.notify_one();
+    }
+
+    /// Has the objects with this id destroyed, whenever they appear.
+    pub(crate) fn destroy_later(&self, id: HsmKeyId) {
+        let now = Instant::now();
+        self.lock().leftovers.push(Leftover {
+            id,
+            until: now + LOOK_FOR_LEFTOVERS,
+            again_at: now,
+        });
+        self.wake.notify_one();
+    }
+
+    /// The token seems ill: try to reach it, and begin anew with the module if that fails.
+    pub(crate) fn suspect(&self) {
+        self.lock().suspicious = true;
+        self.wake.notify_one();
+    }
+
+    pub(crate) fn wake(&self) {
+        self.wake.notify_one();
+    }
+
+    pub(crate) fn close(&self) {
+        self.lock().closed = true;
+        self.wake.notify_one();
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.lock().ended
+    }
+
+    /// How many calls wait for a walk.
+    pub(crate) fn waiting(&self) -> usize {
+        self.lock().waiting.len()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Starts the keeper's thread, with the session that was opened first.
+pub(crate) fn start(shared: &Arc<Shared>, session: Box<dyn Session>) -> std::io::Result<()> {
+    let mut worker = Worker::new(shared.clone(), Some(session));
+    thread::Builder::new().name("hsm-keeper".into()).spawn(move || {
+        keep(&mut worker);
+        worker.shared.keeper.lock().ended = true;
+    })?;
+    Ok(())
+}
+
+fn keep(worker: &mut Worker) {
+    let shared = worker.shared.clone();
+    let keeper = &shared.keeper;
+    let mut walked: Option<Instant> = None;
+    let mut probe_at = Instant::now();
+    let mut probe_pause = FIRST_PROBE;
+    loop {
+        let mut state = keeper.lock();
+        if state.closed {
+            return;
+        }
+        let now = Instant::now();
+        if shared.link.may_come_back() || state.suspicious {
+            if now >= probe_at {
+                drop(state);
+                let back = probe(worker);
+                keeper.lock().suspicious &= !back;
+                probe_pause = if back {
+                    FIRST_PROBE
+                } else {
+                    (probe_pause * 2).min(LAST_PROBE)
+                };
+                probe_at = Instant::now() + probe_pause;
+                continue;
+            }
+            if let Err(error) = shared.link.check() {
+                let waiting = std::mem::take(&mut state.waiting);
+                drop(state);
+                waiting.into_iter().for_each(|then| then(Err(error.clone())));
+                state = keeper.lock();
+            }
+            drop(keeper.wake.wait_timeout(state, probe_at.saturating_duration_since(now)));
+            continue;
+        }
+        probe_at = now;
+        let walk_at = walked.map_or(now, |at| at + BETWEEN_WALKS);
+        if !state.waiting.is_empty() && now >= walk_at {
+            let waiting = std::mem::take(&mut state.waiting);
+            drop(state);
+            walked = Some(now);
+            let outcome = shared.link.check().and_then(|()| walk(worker));
+            waiting.into_iter().for_each(|then| then(outcome.clone()));
+            continue;
+        }
+        if let Some(at) = state.leftovers.iter().position(|leftover| leftover.again_at <= now) {
+            let leftover = state.leftovers.swap_remove(at);
+            drop(state);
+            clear_away(worker, leftover);
+            continue;
+        }
+        let next_leftover = state.leftovers.iter().map(|leftover| leftover.again_at).min();
+        let next_walk = (!state.waiting.is_empty()).then_some(walk_at);
+        let pause = next_leftover
+            .into_iter()
+            .chain(next_walk)
+            .min()
+            .map_or(Duration::from_secs(60), |at| at.saturating_duration_since(now));
+        drop(keeper.wake.wait_timeout(state, pause));
+    }
+}
+
+/// Walks over all key objects of the token, reading those that the index has not.
+fn walk(worker: &mut Worker) -> Result<()> {
+    let shared = worker.shared.clone();
+    worker.deadline = Instant::now() + shared.options.timeout;
+    worker.run(Again::Once, |session| {
+        let started = Instant::now();
+        let mut walk = shared.index.begin_walk();
+        for class in Class::ALL {
+            walk.found.extend(session.find(&Filter::Class(class))?);
+        }
+        for handle in shared.index.unknown(&walk.found) {
+            match session.read(handle) {
+                Ok(object) => walk.read.push((handle, object)),
+                // Destroyed by somebody between the search and the look.
+                Err(failure) if failure.rv == Some(Ckr::ObjectHandleInvalid) => {}
+                Err(failure) => return Err(failure),
+            }
+        }
+        shared.index.finish_walk(walk, started);
+        Ok(())
+    })
+}
+
+/// Tries to reach the token; `true` once it is there, and everything begins anew.
+fn probe(worker: &mut Worker) -> bool {
+    let shared = worker.shared.clone();
+    let outcome = shared.link.reconnect().or_else(|trouble| match trouble {
+        Trouble::Failed(failure) if begin_anew(worker, &failure) => shared.link.reconnect(),
+        trouble => Err(trouble),
+    });
+    match outcome {
+        Ok(session) => {
+            shared.link.renew_sessions();
+            shared.index.clear();
+            *worker = Worker::new(shared.clone(), Some(session));
+            shared.link.come_up();
+            true
+        }
+        Err(trouble) => {
+            tracing::debug!(?trouble, "the token is not back yet");
+            false
+        }
+    }
+}
+
+/// Finalizes and initializes the module, if that may help after `failure` and every worker is out of it.
+fn begin_anew(worker: &mut Worker, failure: &crate::error::Failure) -> bool {
+    let may_help = matches!(
+        failure.rv,
+        Some(Ckr::CryptokiNotInitialized | Ckr::DeviceError | Ckr::GeneralError | Ckr::FunctionFailed)
+    );
+    if !may_help {
+        return false;
+    }
+    let shared = worker.shared.clone();
+    let deadline = Instant::now() + shared.options.timeout;
+    let restarted = shared.queue.while_nobody_works(deadline, || shared.link.restart());
+    match restarted {
+        Some(Ok(())) => {
+            tracing::warn!(%failure, "the module was initialized anew");
+            true
+        }
+        Some(Err(failure)) => {
+            tracing::warn!(%failure, "the module can't be initialized anew");
+            false
+        }
+        None => false,
+    }
+}
+
+fn clear_away(worker: &mut Worker, leftover: Leftover) {
+    worker.deadline = Instant::now() + worker.shared.options.timeout;
+    let id = leftover.id.clone();
+    match crate::create::destroy_objects(worker, &id) {
+        Ok(0) | Err(_) => {
+            let now = Instant::now();
+            if now < leftover.until {
+                let again_at = now + Duration::from_secs(2);
+                worker
+                    .shared
+                    .keeper
+                    .lock()
+                    .leftovers
+                    .push(Leftover { again_at, ..leftover });
+            }
+        }
+        Ok(_) => tracing::warn!(%id, "a key that appeared after its creation had failed was destroyed"),
+    }
+}

@@ -1,0 +1,91 @@
+//! Which hashes the token takes for RSA-OAEP: its mechanism list does not tell, so it is tried once, with a key pair that
+//! lives in the session alone.
+
+use std::sync::{Mutex, PoisonError};
+
+use crate::algorithm::{Hash, MechanismId};
+use crate::backend::{Made, Mechanism, Template};
+use crate::error::{Error, Result};
+use crate::hsm::Shared;
+use crate::key::{KeySpec, Usage, Usages};
+use crate::software::PreparedKey;
+use crate::workers::{Again, Worker};
+
+const HASHES: [Hash; 4] = [Hash::Sha1, Hash::Sha256, Hash::Sha384, Hash::Sha512];
+
+#[derive(Default)]
+pub(crate) struct OaepHashes(Mutex<Option<Vec<Hash>>>);
+
+impl OaepHashes {
+    /// Whether the token decrypts RSA-OAEP with `hash`.
+    ///
+    /// # Errors
+    /// What the trial answers if it could not be made.
+    pub(crate) fn has(&self, worker: &mut Worker, hash: Hash) -> Result<bool> {
+        if let Some(hashes) = &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            return Ok(hashes.contains(&hash));
+        }
+        let hashes = try_all(worker)?;
+        let has = hashes.contains(&hash);
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(hashes);
+        Ok(has)
+    }
+}
+
+/// Whether the token has RSA-OAEP at all.
+pub(crate) fn listed(shared: &Shared) -> bool {
+    shared
+        .link
+        .mechanisms()
+        .iter()
+        .any(|info| info.id == MechanismId::RSA_PKCS_OAEP && info.decrypt)
+}
+
+fn try_all(worker: &mut Worker) -> Result<Vec<Hash>> {
+    let template = Template {
+        spec: KeySpec::Rsa { bits: 2048 },
+        id: b"oaep trial",
+        label: "oaep trial",
+        extractable: false,
+        usages: Usages::NONE.with(Usage::Encrypt).with(Usage::Decrypt),
+        session_only: true,
+    };
+    worker.run(Again::Once, |session| {
+        let made = session.generate(&template)?;
+        let Made::Pair { public, private } = made else {
+            return Ok(Vec::new());
+        };
+        let key = session
+            .read(public)?
+            .and_then(|object| object.public_key)
+            .map(|key| PreparedKey::new(&key));
+        let takes = |session: &mut dyn crate::backend::Session, hash: Hash| {
+            let ciphertext = match &key {
+                Some(Ok(key)) => key.encrypt_oaep(hash, b"trial").ok(),
+                _ => None,
+            };
+            ciphertext.is_some_and(|ciphertext| {
+                session
+                    .decrypt(&Mechanism::RsaOaep(hash), private, &ciphertext)
+                    .is_ok_and(|data| data == b"trial")
+            })
+        };
+        let hashes = HASHES.into_iter().filter(|hash| takes(session, *hash)).collect();
+        let _: Result<(), _> = session.destroy(private);
+        let _: Result<(), _> = session.destroy(public);
+        Ok(hashes)
+    })
+}
+
+/// # Errors
+/// [`Error::NotSupported`], naming the mechanism and the hash.
+pub(crate) fn check(worker: &mut Worker, hash: Hash) -> Result<()> {
+    let shared = worker.shared.clone();
+    if shared.oaep.has(worker, hash)? {
+        return Ok(());
+    }
+    Err(Error::NotSupported(format!(
+        "this token does not take {} for CKM_RSA_PKCS_OAEP",
+        hash.name()
+    )))
+}

@@ -1,0 +1,261 @@
+//! Encrypt, decrypt, sign, verify: under `/hsm` for keys of the token, beside it for keys of every kind.
+
+use actix_web::{post, web};
+use hsm_core::{Decrypt, Encrypt, HsmKeyId, Operation, Sign, Verify};
+use hsm_openapi::document::{SIGN_DESCRIPTION, tag};
+use hsm_openapi::names::{MessageType, SignatureFormat};
+use hsm_openapi::wire::{
+    DecryptRequest, DecryptResponse, EncryptRequest, EncryptResponse, SignRequest, SignResponse, VerifyRequest,
+    VerifyResponse, VersionedDecryptRequest, VersionedEncryptResponse, VersionedSignResponse, VersionedVerifyRequest,
+};
+use hsm_openapi::{Base64, BodyError};
+use keymgmt::KeyId;
+use keymgmt::service::choice;
+
+use super::{Answer, to_the_end};
+use crate::app::State;
+use crate::extract::{Body, GROWN, NoQuery, Who};
+
+/// Encrypts data with a key of the token.
+#[utoipa::path(tag = tag::HSM_CRYPTO, security(("bearer" = ["crypto:encrypt"])), request_body = EncryptRequest, responses((status = 200, description = "The ciphertext", body = EncryptResponse)))]
+#[post("/encrypt")]
+pub async fn hsm_encrypt(
+    state: web::Data<State>,
+    who: Who,
+    _: NoQuery,
+    body: Body<EncryptRequest>,
+) -> Answer<web::Json<EncryptResponse>> {
+    let key = HsmKeyId::parse(&body.0.key_id)?;
+    Ok(web::Json(encrypt_with(&state, who, key.into(), body.0).await?))
+}
+
+/// Decrypts what encrypt answered.
+#[utoipa::path(tag = tag::HSM_CRYPTO, security(("bearer" = ["crypto:decrypt"])), request_body = DecryptRequest, responses((status = 200, description = "The data", body = DecryptResponse)))]
+#[post("/decrypt")]
+pub async fn hsm_decrypt(
+    state: web::Data<State>,
+    who: Who,
+    _: NoQuery,
+    body: Body<DecryptRequest, GROWN>,
+) -> Answer<web::Json<DecryptResponse>> {
+    let key = HsmKeyId::parse(&body.0.key_id)?;
+    decrypt_with(&state, who, key.into(), body.0).await
+}
+
+/// Signs data with a key of the token.
+#[utoipa::path(tag = tag::HSM_CRYPTO, security(("bearer" = ["crypto:sign"])), description = SIGN_DESCRIPTION, request_body = SignRequest, responses((status = 200, description = "The signature", body = SignResponse)))]
+#[post("/sign")]
+pub async fn hsm_sign(
+    state: web::Data<State>,
+    who: Who,
+    _: NoQuery,
+    body: Body<SignRequest>,
+) -> Answer<web::Json<SignResponse>> {
+    let key = HsmKeyId::parse(&body.0.key_id)?;
+    Ok(web::Json(sign_with(&state, who, key.into(), body.0).await?))
+}
+
+/// Checks a signature; wrong or malformed signature bytes are `valid: false`.
+#[utoipa::path(tag = tag::HSM_CRYPTO, security(("bearer" = ["crypto:verify"])), request_body = VerifyRequest, responses((status = 200, description = "Whether it is good", body = VerifyResponse)))]
+#[post("/verify")]
+pub async fn hsm_verify(
+    state: web::Data<State>,
+    who: Who,
+    _: NoQuery,
+    body: Body<VerifyRequest, GROWN>,
+) -> Answer<web::Json<VerifyResponse>> {
+    let key = HsmKeyId::parse(&body.0.key_id)?;
+    verify_with(&state, who, key.into(), body.0).await
+}
+
+/// Encrypts data with a key of any kind.
+#[utoipa::path(tag = tag::CRYPTO, security(("bearer" = ["crypto:encrypt"])), request_body = EncryptRequest, responses((status = 200, description = "The ciphertext", body = VersionedEncryptResponse)))]
+#[post("/encrypt")]
+pub async fn encrypt(
+    state: web::Data<State>,
+    who: Who,
+    _: NoQuery,
+    body: Body<EncryptRequest>,
+) -> Answer<web::Json<VersionedEncryptResponse>> {
+    let key = KeyId::parse(&body.0.key_id)?;
+    Ok(web::Json(encrypt_with(&state, who, key, body.0).await?.versioned(None)))
+}
+
+/// Decrypts what encrypt answered.
+#[utoipa::path(tag = tag::CRYPTO, security(("bearer" = ["crypto:decrypt"])), request_body = VersionedDecryptRequest, responses((status = 200, description = "The data", body = DecryptResponse)))]
+#[post("/decrypt")]
+pub async fn decrypt(
+    state: web::Data<State>,
+    who: Who,
+    _: NoQuery,
+    body: Body<VersionedDecryptRequest, GROWN>,
+) -> Answer<web::Json<DecryptResponse>> {
+    let (body, version) = body.0.split();
+    let key = unversioned(KeyId::parse(&body.key_id)?, version)?;
+    decrypt_with(&state, who, key, body).await
+}
+
+/// Signs data with a key of any kind.
+#[utoipa::path(tag = tag::CRYPTO, security(("bearer" = ["crypto:sign"])), description = SIGN_DESCRIPTION, request_body = SignRequest, responses((status = 200, description = "The signature", body = VersionedSignResponse)))]
+#[post("/sign")]
+pub async fn sign(
+    state: web::Data<State>,
+    who: Who,
+    _: NoQuery,
+    body: Body<SignRequest>,
+) -> Answer<web::Json<VersionedSignResponse>> {
+    let key = KeyId::parse(&body.0.key_id)?;
+    Ok(web::Json(sign_with(&state, who, key, body.0).await?.versioned(None)))
+}
+
+/// Checks a signature; wrong or malformed signature bytes are `valid: false`.
+#[utoipa::path(tag = tag::CRYPTO, security(("bearer" = ["crypto:verify"])), request_body = VersionedVerifyRequest, responses((status = 200, description = "Whether it is good", body = VerifyResponse)))]
+#[post("/verify")]
+pub async fn verify(
+    state: web::Data<State>,
+    who: Who,
+    _: NoQuery,
+    body: Body<VersionedVerifyRequest, GROWN>,
+) -> Answer<web::Json<VerifyResponse>> {
+    let (body, version) = body.0.split();
+    let key = unversioned(KeyId::parse(&body.key_id)?, version)?;
+    verify_with(&state, who, key, body).await
+}
+
+/// A key of the token has no versions.
+fn unversioned(key: KeyId, version: Option<u32>) -> Answer<KeyId> {
+    match (&key, version) {
+        (KeyId::Hsm(_), Some(_)) => Err(BodyError::field(
+            "key_version",
+            "must be null or left out: a key of the token has no versions",
+        )
+        .into()),
+        _ => Ok(key),
+    }
+}
+
+async fn encrypt_with(state: &State, who: Who, key: KeyId, body: EncryptRequest) -> Answer<EncryptResponse> {
+    let EncryptRequest {
+        data,
+        key_id: _,
+        algorithm,
+        aad,
+    } = body;
+    let service = state.service.clone();
+    let request = move |key| Encrypt {
+        key,
+        algorithm: choice(algorithm.as_deref(), Operation::Encrypt),
+        data: data.into_bytes(),
+        aad: aad.map(Base64::into_bytes),
+    };
+    let (id, done) = to_the_end(state, async move { service.encrypt(&who.0, key, request).await }).await?;
+    let hsm_core::Encrypted {
+        algorithm,
+        ciphertext,
+        iv,
+        tag,
+    } = done;
+    Ok(EncryptResponse {
+        algorithm: algorithm.name().to_owned(),
+        key_id: id.to_string(),
+        ciphertext: ciphertext.into(),
+        iv: iv.map(Into::into),
+        tag: tag.map(Into::into),
+    })
+}
+
+async fn decrypt_with(state: &State, who: Who, key: KeyId, body: DecryptRequest) -> Answer<web::Json<DecryptResponse>> {
+    let DecryptRequest {
+        algorithm,
+        key_id: _,
+        ciphertext,
+        iv,
+        tag,
+        aad,
+    } = body;
+    let service = state.service.clone();
+    let request = move |key| Decrypt {
+        key,
+        algorithm: choice(algorithm.as_deref(), Operation::Decrypt),
+        ciphertext: ciphertext.into_bytes(),
+        iv: iv.map(Base64::into_bytes),
+        tag: tag.map(Base64::into_bytes),
+        aad: aad.map(Base64::into_bytes),
+    };
+    let data = to_the_end(state, async move { service.decrypt(&who.0, key, request).await }).await?;
+    Ok(web::Json(DecryptResponse { data: data.into() }))
+}
+
+async fn sign_with(state: &State, who: Who, key: KeyId, body: SignRequest) -> Answer<SignResponse> {
+    let SignRequest {
+        data,
+        key_id: _,
+        algorithm,
+        message_type,
+        signature_format,
+    } = body;
+    let message_type = message_type.unwrap_or(MessageType::Raw);
+    let service = state.service.clone();
+    let request = move |key| Sign {
+        key,
+        algorithm: choice(algorithm.as_deref(), Operation::Sign),
+        data: std::mem::take(&mut *data.into_bytes()),
+        message_type: core_message_type(message_type),
+        format: signature_format.map(core_format),
+    };
+    let (id, done) = to_the_end(state, async move { service.sign(&who.0, key, request).await }).await?;
+    let hsm_core::Signed {
+        algorithm,
+        signature,
+        format,
+    } = done;
+    let signature_format = format.map(|format| match format {
+        hsm_core::SignatureFormat::Der => SignatureFormat::Der,
+        hsm_core::SignatureFormat::P1363 => SignatureFormat::P1363,
+    });
+    Ok(SignResponse {
+        signature: signature.into(),
+        algorithm: algorithm.name().to_owned(),
+        key_id: id.to_string(),
+        message_type,
+        signature_format,
+    })
+}
+
+async fn verify_with(state: &State, who: Who, key: KeyId, body: VerifyRequest) -> Answer<web::Json<VerifyResponse>> {
+    let VerifyRequest {
+        data,
+        signature,
+        key_id: _,
+        algorithm,
+        message_type,
+        signature_format,
+    } = body;
+    let service = state.service.clone();
+    let request = move |key| Verify {
+        signed: Sign {
+            key,
+            algorithm: choice(algorithm.as_deref(), Operation::Verify),
+            data: std::mem::take(&mut *data.into_bytes()),
+            message_type: core_message_type(message_type.unwrap_or(MessageType::Raw)),
+            format: signature_format.map(core_format),
+        },
+        signature: signature.into_bytes(),
+    };
+    let valid = to_the_end(state, async move { service.verify(&who.0, key, request).await }).await?;
+    Ok(web::Json(VerifyResponse { valid }))
+}
+
+const fn core_message_type(message_type: MessageType) -> hsm_core::MessageType {
+    match message_type {
+        MessageType::Raw => hsm_core::MessageType::Raw,
+        MessageType::Digest => hsm_core::MessageType::Digest,
+    }
+}
+
+const fn core_format(format: SignatureFormat) -> hsm_core::SignatureFormat {
+    match format {
+        SignatureFormat::Der => hsm_core::SignatureFormat::Der,
+        SignatureFormat::P1363 => hsm_core::SignatureFormat::P1363,
+    }
+}

@@ -1,0 +1,116 @@
+//! Health, metrics, and the documents that the server has of itself.
+
+use actix_web::http::header;
+use actix_web::{HttpResponse, get, web};
+use hsm_core::Login;
+use hsm_openapi::document::tag;
+use hsm_openapi::wire::{HealthCheck, Live, NotReady, Ready};
+use hsm_openapi::{Problem, ProblemCode, errors_html};
+
+use super::Answer;
+use crate::app::State;
+use crate::extract::Who;
+
+/// Where Prometheus asks.
+pub const METRICS: &str = "/metrics";
+
+/// Pages for people, which the document does not describe.
+pub const PAGES: &[&str] = &["/docs", "/docs/errors", "/docs/{_:.*}"];
+
+/// Tells that the process lives.
+#[utoipa::path(tag = tag::HEALTH, security(()), responses((status = 200, description = "The process lives", body = Live)))]
+#[get("/health/live")]
+pub async fn live() -> web::Json<Live> {
+    web::Json(Live::LIVE)
+}
+
+/// Tells whether requests can be served; never waits for the token.
+#[utoipa::path(tag = tag::HEALTH, security(()), responses(
+    (status = 200, description = "Requests can be served", body = Ready),
+    (status = 503, description = "They can't, and why", body = NotReady, content_type = "application/problem+json"),
+))]
+#[get("/health/ready")]
+pub async fn ready(state: web::Data<State>, who: Who) -> Answer<HttpResponse> {
+    let service = &state.service;
+    let status = service.hsm().status();
+    let login = match status.login {
+        Login::LoggedIn | Login::NotNeeded => None,
+        Login::NoPin => Some("no PIN is configured (HSM_PIN): only what needs no login is done".to_owned()),
+        Login::LoggedOut => Some("the login is lost".to_owned()),
+        Login::Refused => {
+            Some("the PIN was refused, or may not be tried; it is not tried again before a restart".to_owned())
+        }
+    };
+    let writable = service.audit().writable();
+    let checks = vec![
+        HealthCheck {
+            name: "token",
+            ok: status.unavailable.is_none(),
+            detail: status.unavailable,
+        },
+        HealthCheck {
+            name: "login",
+            ok: !matches!(status.login, Login::LoggedOut | Login::Refused),
+            detail: login,
+        },
+        HealthCheck {
+            name: "audit",
+            ok: writable,
+            detail: (!writable).then(|| "the audit log can't be written".to_owned()),
+        },
+    ];
+    let Some(first) = checks.iter().find(|check| !check.ok) else {
+        return Ok(HttpResponse::Ok().json(Ready::new(checks)));
+    };
+    let code = if first.name == "audit" {
+        ProblemCode::AuditUnavailable
+    } else {
+        ProblemCode::HsmUnavailable
+    };
+    let detail = first.detail.clone().unwrap_or_else(|| first.name.to_owned());
+    let problem = Problem::new(code, detail, who.0.request_id);
+    let mut response = HttpResponse::ServiceUnavailable();
+    response.insert_header((header::CONTENT_TYPE, Problem::CONTENT_TYPE));
+    response.insert_header((header::RETRY_AFTER, code.retry_after_s().unwrap_or(1).to_string()));
+    Ok(response.json(NotReady { problem, checks }))
+}
+
+/// Metrics as Prometheus reads them. Needs no token where only this machine can ask.
+#[utoipa::path(tag = tag::HEALTH, security(("bearer" = ["metrics:read"])), responses((status = 200, description = "Metrics", body = String, content_type = "text/plain")))]
+#[get("/metrics")]
+pub async fn metrics(state: web::Data<State>) -> Answer<HttpResponse> {
+    Ok(metrics_page(&state))
+}
+
+/// The metrics page, for both listeners that have one.
+pub fn metrics_page(state: &State) -> HttpResponse {
+    let text = state.metrics.page(&state.service);
+    HttpResponse::Ok()
+        .content_type("application/openmetrics-text; version=1.0.0; charset=utf-8")
+        .body(text)
+}
+
+/// This document.
+#[utoipa::path(tag = tag::HEALTH, security(()), responses((status = 200, description = "The OpenAPI document", body = serde_json::Value)))]
+#[get("/openapi.json")]
+pub async fn openapi_document(state: web::Data<State>) -> HttpResponse {
+    HttpResponse::Ok()
+        .content_type("application/json")
+        .body(state.openapi.clone())
+}
+
+/// `/docs`, to where the documentation is.
+#[get("/docs")]
+pub async fn docs() -> HttpResponse {
+    HttpResponse::TemporaryRedirect()
+        .insert_header((header::LOCATION, "/docs/"))
+        .finish()
+}
+
+/// What each problem code means and what to do.
+#[get("/docs/errors")]
+pub async fn errors() -> HttpResponse {
+    HttpResponse::Ok()
+        .content_type("text/html; charset=utf-8")
+        .body(errors_html())
+}

@@ -1,0 +1,99 @@
+//! `hsm-server`: any PKCS#11 token as a clean, typed, authenticated REST service.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+pub mod api;
+pub mod app;
+pub mod auth;
+pub mod cli;
+pub mod config;
+pub mod embedded;
+pub mod extract;
+pub mod gate;
+pub mod logging;
+pub mod metrics;
+pub mod problem;
+pub mod routes;
+pub mod secrets;
+pub mod serve;
+pub mod tls;
+
+use config::{Config, Fault, Purpose, Warning, environment};
+use serve::{Ready, refuse};
+
+/// Any PKCS#11 token as a REST service. Settings: hsm.toml (or the file that HSM_CONFIG names) and HSM_ variables.
+#[derive(Parser)]
+#[command(version, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Starts on loopback with a token inside the program: nothing to set up, for development only.
+    Dev,
+    /// Serves a token in production.
+    Serve,
+    /// Examines configuration, module, token, login and mechanisms, and says what to do.
+    Check,
+    /// Prints a bearer token made with the configured secret.
+    Token(cli::token::Arguments),
+    /// Prints the OpenAPI document.
+    Openapi,
+    /// Looks after the audit log.
+    Audit {
+        #[command(subcommand)]
+        command: cli::audit::Command,
+    },
+}
+
+fn main() -> ExitCode {
+    let mut output = std::io::stdout().lock();
+    match Arguments::parse().command {
+        Command::Dev => cli::dev::run(&mut output),
+        Command::Serve => serve(),
+        Command::Check => cli::check::run(&mut output),
+        Command::Token(arguments) => match cli::token::run(&arguments, &mut output) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(lines) => refuse(&lines.into_iter().map(Fault::new).collect::<Vec<_>>()),
+        },
+        Command::Openapi => openapi(&mut output),
+        Command::Audit { command } => cli::audit::run(command, &mut output),
+    }
+}
+
+fn serve() -> ExitCode {
+    let (config, warnings) = match Config::load(environment(), Purpose::Serve) {
+        Ok(loaded) => loaded,
+        Err(faults) => return refuse(&faults),
+    };
+    start_logging(&config, &warnings);
+    let listening = app::listen(config.server.listen)
+        .map_err(|text| vec![Fault::of("server.listen", format!("HSM_SERVER__LISTEN: {text}"))]);
+    match listening.and_then(|listener| Ready::prepare(&config, listener)) {
+        Ok(ready) => ready.serve(),
+        Err(faults) => refuse(&faults),
+    }
+}
+
+fn openapi(output: &mut impl Write) -> ExitCode {
+    let document = routes::openapi().map_err(|error| error.to_string());
+    let text = document.and_then(|document| document.to_pretty_json().map_err(|error| error.to_string()));
+    match text.and_then(|text| writeln!(output, "{text}").map_err(|error| error.to_string())) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => refuse(&[Fault::new(error)]),
+    }
+}
+
+fn start_logging(config: &Config, warnings: &[Warning]) {
+    if let Err(error) = logging::start(&config.log) {
+        eprintln!("hsm-server: no log: {error}");
+    }
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+}

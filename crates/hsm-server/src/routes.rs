@@ -1,0 +1,137 @@
+//! Which calls there are. A handler's declaration is route, document and permission in one; the table that the gate goes by
+//! is read back from the document, so a call that declares no scope is open to nobody.
+
+use std::collections::HashMap;
+
+use actix_web::App;
+use actix_web::http::Method;
+use hsm_openapi::document;
+use keymgmt::Action;
+use utoipa::openapi::OpenApi;
+use utoipa_actix_web::service_config::ServiceConfig;
+use utoipa_actix_web::{AppExt, scope};
+
+use crate::api::{audit, crypto, health, keys, slots};
+use crate::auth::Scope;
+
+/// Where the API lies.
+pub const API: &str = "/api/v1";
+
+/// Registers every handler that the document describes.
+pub fn configure(config: &mut ServiceConfig<'_>) {
+    let hsm = scope::scope("/hsm")
+        .service(slots::list_slots)
+        .service(keys::hsm_create_key)
+        .service(keys::hsm_list_keys)
+        .service(keys::hsm_get_key)
+        .service(keys::hsm_delete_key)
+        .service(crypto::hsm_encrypt)
+        .service(crypto::hsm_decrypt)
+        .service(crypto::hsm_sign)
+        .service(crypto::hsm_verify);
+    let api = scope::scope(API)
+        .service(hsm)
+        .service(keys::list_keys)
+        .service(keys::get_key)
+        .service(keys::delete_key)
+        .service(crypto::encrypt)
+        .service(crypto::decrypt)
+        .service(crypto::sign)
+        .service(crypto::verify)
+        .service(audit::list_audit_records)
+        .service(health::openapi_document);
+    config
+        .service(api)
+        .service(health::live)
+        .service(health::ready)
+        .service(health::metrics);
+}
+
+/// The OpenAPI document.
+///
+/// # Errors
+/// A handler declares no scope: a mistake in the program.
+pub fn openapi() -> Result<OpenApi, document::Incomplete> {
+    let (_, mut document) = App::new()
+        .into_utoipa_app()
+        .openapi(document::base())
+        .configure(configure)
+        .split_for_parts();
+    document::finish(&mut document)?;
+    Ok(document)
+}
+
+/// Who may call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Anyone.
+    Public,
+    /// Whose token has the scope; the audit log names the call so.
+    Scope(Scope, Action),
+}
+
+/// A method of a path.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// The method.
+    pub method: Method,
+    /// Who may call.
+    pub access: Access,
+}
+
+/// The calls by their path's pattern.
+#[derive(Debug)]
+pub struct Routes(HashMap<String, Vec<Route>>);
+
+impl Routes {
+    /// Reads the table from the document. `open_metrics`: `/metrics` asks for no token.
+    pub fn new(document: &OpenApi, open_metrics: bool) -> Routes {
+        let mut table: HashMap<String, Vec<Route>> = HashMap::new();
+        for document::Route { method, path, access } in document::routes(document) {
+            let access = match access {
+                document::Access::Public => Some(Access::Public),
+                document::Access::Scope(_) if open_metrics && path == health::METRICS => Some(Access::Public),
+                document::Access::Scope(name) => Scope::parse(&name)
+                    .zip(action(method, &path))
+                    .map(|(scope, action)| Access::Scope(scope, action)),
+            };
+            if let (Some(access), Some(method)) = (access, crate::gate::method(method)) {
+                table.entry(path).or_default().push(Route { method, access });
+            }
+        }
+        for page in health::PAGES {
+            table.insert(
+                (*page).to_owned(),
+                vec![Route {
+                    method: Method::GET,
+                    access: Access::Public,
+                }],
+            );
+        }
+        Routes(table)
+    }
+
+    /// The calls at a path.
+    pub fn at(&self, pattern: &str) -> &[Route] {
+        self.0.get(pattern).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// What the audit log calls a call that was refused.
+fn action(method: &str, path: &str) -> Option<Action> {
+    let last = path.rsplit('/').next()?;
+    match (method, last) {
+        ("GET", "slots") => Some(Action::Slots),
+        ("GET", "keys") => Some(Action::List),
+        ("POST", "keys") => Some(Action::Create),
+        ("GET", "{key_id}") => Some(Action::Get),
+        ("DELETE", "{key_id}") => Some(Action::Delete),
+        ("POST", "encrypt") => Some(Action::Encrypt),
+        ("POST", "decrypt") => Some(Action::Decrypt),
+        ("POST", "sign") => Some(Action::Sign),
+        ("POST", "verify") => Some(Action::Verify),
+        ("GET", "audit") => Some(Action::Audit),
+        ("GET", "metrics") => Some(Action::Metrics),
+        _ => None,
+    }
+}

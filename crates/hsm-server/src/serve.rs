@@ -1,0 +1,255 @@
+//! From settings to a running server: everything that may be wrong is looked at before the first request, and said in one
+//! line a fault.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actix_web::web;
+use hsm_core::pkcs11::Module;
+use hsm_core::uri::TokenSelector;
+use hsm_core::{Hsm, OpenError, Options, Stopped};
+use keymgmt::audit::{AuditLog, Sync};
+use keymgmt::{Hooks, KeyService};
+
+use crate::app::{self, InFlight, Listeners, State};
+use crate::auth::Authenticator;
+use crate::config::{self, AuditSync, Config, Fault, VerifyAfterSign, is_loopback};
+use crate::metrics::Metrics;
+use crate::routes::{self, Routes};
+use crate::{embedded, problem, tls};
+
+/// The exit code of a fault of the PIN (`EX_CONFIG`): a supervisor need not try again.
+pub const PIN_FAULT: u8 = 78;
+
+/// How often the audit log is synced when not before each answer.
+const SYNC_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Says the faults on stderr, and chooses the exit code.
+pub fn refuse(faults: &[Fault]) -> ExitCode {
+    for fault in faults {
+        eprintln!("hsm-server: {fault}");
+    }
+    if faults.iter().any(Fault::is_pin) {
+        ExitCode::from(PIN_FAULT)
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// Everything that a running server has.
+pub struct Ready {
+    state: web::Data<State>,
+    listeners: Listeners,
+    shutdown_timeout: Duration,
+}
+
+impl Ready {
+    /// Checks what the settings name, opens the token, and listens.
+    ///
+    /// # Errors
+    /// Every fault that was found. The token is touched only if there is no other.
+    pub fn prepare(config: &Config, main: std::net::TcpListener) -> Result<Ready, Vec<Fault>> {
+        let mut faults = Vec::new();
+        let mut keep = |found: Result<(), Vec<Fault>>| faults.extend(found.err().unwrap_or_default());
+        let mut authenticator = None;
+        keep(Authenticator::from_config(&config.auth).map(|made| authenticator = Some(made)));
+        let mut tls = None;
+        if let (Some(cert), Some(key)) = (&config.server.tls_cert, &config.server.tls_key) {
+            keep(tls::server_config(cert, key).map(|made| tls = Some(made)));
+        }
+        let mut metrics_listener = None;
+        if let Some(address) = config.server.metrics_listen {
+            let listening = app::listen(address).map(|made| metrics_listener = Some(made));
+            keep(listening.map_err(|text| {
+                vec![Fault::of(
+                    "server.metrics_listen",
+                    format!("HSM_SERVER__METRICS_LISTEN: {text}"),
+                )]
+            }));
+        }
+        let mut audit = None;
+        keep(
+            open_audit(config)
+                .map(|made| audit = Some(made))
+                .map_err(|fault| vec![fault]),
+        );
+        let selector = selector(config);
+        if let Err(fault) = &selector {
+            faults.push(fault.clone());
+        }
+        let (Some(authenticator), Some(audit), Ok(_), true) = (authenticator, audit, selector, faults.is_empty())
+        else {
+            return Err(faults);
+        };
+        let hsm = open_token(config).map_err(|fault| vec![fault])?;
+        let listeners = Listeners {
+            main,
+            tls,
+            metrics: metrics_listener,
+        };
+        let state = state(config, hsm, audit, authenticator).map_err(|fault| vec![fault])?;
+        Ok(Ready {
+            state: web::Data::new(state),
+            listeners,
+            shutdown_timeout: config.shutdown_timeout(),
+        })
+    }
+
+    /// The key service.
+    pub fn service(&self) -> &KeyService {
+        &self.state.service
+    }
+
+    /// The address of the API, as a URL.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn url(&self) -> std::io::Result<String> {
+        self.listeners.url()
+    }
+
+    /// Serves until the process is told to end.
+    pub fn serve(self) -> ExitCode {
+        let Ready {
+            state,
+            listeners,
+            shutdown_timeout,
+        } = self;
+        let service = state.service.clone();
+        let deadline = match actix_web::rt::System::new().block_on(app::run(state, listeners, shutdown_timeout)) {
+            Ok(deadline) => deadline,
+            Err(error) => {
+                eprintln!("hsm-server: {error}");
+                return ExitCode::FAILURE;
+            }
+        };
+        let stopped = service.hsm().stop(deadline.saturating_duration_since(Instant::now()));
+        service.audit().close();
+        match stopped {
+            Stopped::Clean => {
+                tracing::info!("stopped");
+                ExitCode::SUCCESS
+            }
+            Stopped::Hanging => {
+                tracing::error!("a call hangs in the PKCS#11 module, which was therefore not finalized");
+                // The hanging thread is inside the module: nothing of the process may be torn down under it.
+                std::process::exit(1)
+            }
+        }
+    }
+}
+
+fn state(config: &Config, hsm: Hsm, audit: AuditLog, authenticator: Authenticator) -> Result<State, Fault> {
+    let document = routes::openapi().map_err(|error| Fault::new(error.to_string()))?;
+    let openapi = document.to_json().map_err(|error| Fault::new(error.to_string()))?;
+    let metrics = Arc::new(Metrics::new());
+    let observe = {
+        let metrics = metrics.clone();
+        Arc::new(move |action, outcome, elapsed| metrics.operation(action, outcome, elapsed))
+    };
+    let open_metrics = is_loopback(config.server.listen) && !config.server.behind_proxy;
+    Ok(State {
+        service: KeyService::new(
+            hsm,
+            audit,
+            Hooks {
+                describe: problem::describe,
+                observe,
+            },
+        ),
+        authenticator,
+        routes: Routes::new(&document, open_metrics),
+        metrics,
+        openapi: openapi.into(),
+        body_bytes: usize::try_from(config.limits.body_bytes).unwrap_or(usize::MAX),
+        behind_proxy: config.server.behind_proxy,
+        in_flight: InFlight::default(),
+    })
+}
+
+/// Makes a folder of the server's, with mode 0700.
+///
+/// # Errors
+/// One line that names the setting.
+pub fn make_folder(folder: &Path, variable: &str) -> Result<(), Fault> {
+    use std::os::unix::fs::DirBuilderExt;
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    made.map_err(|error| {
+        Fault::new(format!(
+            "{variable}: the folder {} can't be made: {error}",
+            folder.display()
+        ))
+    })
+}
+
+fn open_audit(config: &Config) -> Result<AuditLog, Fault> {
+    let sync = match config.audit.sync {
+        AuditSync::Always => Sync::Always,
+        AuditSync::Interval => {
+            tracing::warn!("HSM_AUDIT__SYNC=interval: a crash of the machine can lose the last audit records");
+            Sync::Interval(SYNC_INTERVAL)
+        }
+    };
+    let folder = &config.audit.path;
+    AuditLog::open(folder, sync)
+        .map_err(|error| Fault::of("audit.path", format!("HSM_AUDIT__PATH: {}: {error}", folder.display())))
+}
+
+fn selector(config: &Config) -> Result<TokenSelector, Fault> {
+    let Some(text) = &config.token_label else {
+        return Ok(TokenSelector::default());
+    };
+    TokenSelector::parse(text).map_err(|error| Fault::of("token_label", format!("HSM_TOKEN_LABEL: {error}")))
+}
+
+/// Loads the module.
+///
+/// # Errors
+/// One line that names the setting.
+pub fn load_module(config: &Config) -> Result<Module, Fault> {
+    let init_args = config.init_args.as_deref();
+    match &config.library_path {
+        Some(config::Module::File(path)) => Module::load(path, init_args)
+            .map_err(|error| Fault::of("library_path", format!("HSM_LIBRARY_PATH: {}: {error}", path.display()))),
+        Some(config::Module::Embedded) => embedded::load(config),
+        None => Err(Fault::of("library_path", "HSM_LIBRARY_PATH: must be set")),
+    }
+}
+
+/// Loads the module and opens the token: finds it, and logs in once.
+///
+/// # Errors
+/// One line that names the setting.
+pub fn open_token(config: &Config) -> Result<Hsm, Fault> {
+    let limits = &config.limits;
+    let options = Options {
+        token: selector(config)?,
+        pin: config.pin.clone(),
+        timeout: config.hsm_timeout(),
+        keygen_timeout: config.keygen_timeout(),
+        max_sessions: Some(config.max_sessions()),
+        queue: usize::try_from(limits.queue).unwrap_or(usize::MAX),
+        verify_after_sign: match config.verify_after_sign {
+            VerifyAfterSign::Rsa => hsm_core::VerifyAfterSign::Rsa,
+            VerifyAfterSign::All => hsm_core::VerifyAfterSign::All,
+            VerifyAfterSign::None => hsm_core::VerifyAfterSign::None,
+        },
+        legacy_algorithms: config.legacy_algorithms,
+    };
+    let module = load_module(config)?;
+    let hsm = Hsm::open(module, options).map_err(|error| match error {
+        OpenError::Pin(text) => Fault::of("pin", format!("HSM_PIN: {text}")),
+        error @ (OpenError::TokenNotFound { .. } | OpenError::SeveralTokens(_)) => {
+            Fault::of("token_label", format!("HSM_TOKEN_LABEL: {error}"))
+        }
+        OpenError::Failed(text) => Fault::of("library_path", format!("HSM_LIBRARY_PATH: the module failed: {text}")),
+    })?;
+    if hsm.status().login == hsm_core::Login::NoPin {
+        tracing::warn!(
+            "no PIN is configured: what needs a login to the token is answered 503; set HSM_PIN or HSM_PIN_FILE"
+        );
+    }
+    Ok(hsm)
+}

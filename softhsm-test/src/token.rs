@@ -1,0 +1,233 @@
+//! [`Token`]: how tokens are made and what they are called.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::{env, io::Write};
+
+use tempfile::TempDir;
+
+use crate::{library, outside};
+
+const LABEL: &str = "test token";
+/// Unlike anything that a log would hold by chance.
+const PIN: &str = "pin-5927-tulip";
+const SO_PIN: &str = "so-pin-8841-maple";
+
+/// A token of a PKCS#11 module. Its folder goes when the last token in it is dropped.
+#[derive(Clone, Debug)]
+pub struct Token {
+    pub(crate) module: PathBuf,
+    label: String,
+    pin: String,
+    so_pin: String,
+    init_args: Option<String>,
+    /// Variables that the module reads.
+    module_env: Vec<(String, String)>,
+    folder: Option<Arc<TempDir>>,
+}
+
+impl Token {
+    /// A token with nothing on it, of the kind that the environment asks for (see the crate's page).
+    ///
+    /// A token named by `HSM_TEST_MODULE` is taken as it is.
+    pub fn fresh() -> Self {
+        if let Some(module) = env::var_os("HSM_TEST_MODULE") {
+            return Self::named(module.into());
+        }
+        match env::var("HSM_TEST_TOKEN").as_deref() {
+            Ok("embedded") => Self::embedded(),
+            Ok("softhsm") | Err(_) => Self::softhsm(),
+            Ok(other) => panic!("HSM_TEST_TOKEN={other}: softhsm or embedded"),
+        }
+    }
+
+    /// A token of SoftHSM, whatever the environment says.
+    pub fn softhsm() -> Self {
+        Self::several(&[LABEL]).remove(0)
+    }
+
+    /// Tokens of one SoftHSM module with these labels, side by side; all have the same PIN.
+    pub fn several(labels: &[&str]) -> Vec<Self> {
+        let empty = Self::uninitialised();
+        let initialise = |label: &&str| {
+            let mut util = Command::new("softhsm2-util");
+            util.args(["--init-token", "--free", "--label", label])
+                .args(["--pin", PIN, "--so-pin", SO_PIN])
+                .envs(empty.module_env.iter().cloned());
+            outside::run(&mut util);
+            Self {
+                label: (*label).to_owned(),
+                ..empty.clone()
+            }
+        };
+        labels.iter().map(initialise).collect()
+    }
+
+    /// SoftHSM with no token but the empty slot that it always shows; its label is empty.
+    pub fn uninitialised() -> Self {
+        let folder = new_folder();
+        let tokens = folder.path().join("tokens");
+        fs::create_dir(&tokens).expect("a folder for tokens");
+        let conf = folder.path().join("softhsm2.conf");
+        let mut file = fs::File::create(&conf).expect("softhsm2.conf");
+        writeln!(
+            file,
+            "directories.tokendir = {}\nobjectstore.backend = file\nlog.level = ERROR\nslots.removable = false",
+            text(&tokens)
+        )
+        .expect("softhsm2.conf");
+        Self {
+            module: library::softhsm(),
+            label: String::new(),
+            pin: PIN.to_owned(),
+            so_pin: SO_PIN.to_owned(),
+            init_args: None,
+            module_env: vec![("SOFTHSM2_CONF".to_owned(), text(&conf))],
+            folder: Some(Arc::new(folder)),
+        }
+    }
+
+    /// A token of the module file that the crate `embedded-token` builds, whatever the environment says.
+    pub fn embedded() -> Self {
+        let folder = new_folder();
+        let database = text(&folder.path().join("token.sql"));
+        let token = Self {
+            module: library::built("embedded-token"),
+            label: LABEL.to_owned(),
+            pin: PIN.to_owned(),
+            so_pin: SO_PIN.to_owned(),
+            init_args: Some(database.clone()),
+            // For programs that cannot give C_Initialize an argument.
+            module_env: vec![("KRYOPTIC_CONF".to_owned(), database)],
+            folder: Some(Arc::new(folder)),
+        };
+        token.initialise();
+        token
+    }
+
+    fn named(module: PathBuf) -> Self {
+        let asked = |name: &str| env::var(name).ok();
+        let needed = |name: &str| asked(name).unwrap_or_else(|| panic!("HSM_TEST_MODULE needs {name}"));
+        Self {
+            module,
+            label: needed("HSM_TEST_LABEL"),
+            pin: needed("HSM_TEST_PIN"),
+            so_pin: asked("HSM_TEST_SO_PIN").unwrap_or_default(),
+            init_args: asked("HSM_TEST_INIT_ARGS"),
+            module_env: Vec::new(),
+            folder: None,
+        }
+    }
+
+    /// C_InitToken and C_InitPIN, by an outside program.
+    fn initialise(&self) {
+        let tool = |args: &[&str]| {
+            let mut tool = self.tool();
+            tool.args(args);
+            outside::run(&mut tool);
+        };
+        let (label, so_pin, pin) = (&self.label, &self.so_pin, &self.pin);
+        tool(&[
+            "--init-token",
+            "--slot-index",
+            "0",
+            "--label",
+            label,
+            "--so-pin",
+            so_pin,
+        ]);
+        tool(&[
+            "--token-label",
+            label,
+            "--login",
+            "--login-type",
+            "so",
+            "--so-pin",
+            so_pin,
+            "--init-pin",
+            "--new-pin",
+            pin,
+        ]);
+    }
+
+    /// Path of the module.
+    pub fn module(&self) -> &Path {
+        &self.module
+    }
+
+    /// Label of the token, without padding.
+    pub fn label(&self) -> &str {
+        &self.label
+    }
+
+    /// The user's PIN.
+    pub fn pin(&self) -> &str {
+        &self.pin
+    }
+
+    /// The security officer's PIN.
+    pub fn so_pin(&self) -> &str {
+        &self.so_pin
+    }
+
+    /// Text for C_Initialize's reserved argument, if the module needs one.
+    pub fn init_args(&self) -> Option<&str> {
+        self.init_args.as_deref()
+    }
+
+    /// The folder that holds everything of the token; none for a token that was only named.
+    pub fn folder(&self) -> Option<&Path> {
+        self.folder.as_ref().map(|folder| folder.path())
+    }
+
+    /// The variables that a server process needs to use the token.
+    pub fn env(&self) -> Vec<(String, String)> {
+        let mut env = self.module_env.clone();
+        let mut add = |name: &str, value: &str| env.push((name.to_owned(), value.to_owned()));
+        add("HSM_LIBRARY_PATH", &text(&self.module));
+        if !self.label.is_empty() {
+            add("HSM_TOKEN_LABEL", &self.label);
+            add("HSM_PIN", &self.pin);
+        }
+        if let Some(args) = &self.init_args {
+            add("HSM_INIT_ARGS", args);
+        }
+        env
+    }
+
+    /// The variables that the module itself reads; what an outside program needs.
+    pub fn module_env(&self) -> &[(String, String)] {
+        &self.module_env
+    }
+
+    /// Sets the module's variables in this process, for use of the module without a child process.
+    ///
+    /// Call it before other threads are started.
+    #[allow(
+        unsafe_code,
+        reason = "a module reads its folder from the environment, and there is no other way to tell it"
+    )]
+    pub fn apply_env(&self) {
+        for (name, value) in &self.module_env {
+            if env::var_os(name).is_some_and(|is| is == value.as_str()) {
+                continue;
+            }
+            // SAFETY: a test has its process for itself, and nothing in it reads C's environment beside the module,
+            // whose calls this crate keeps apart from this one.
+            unsafe { env::set_var(name, value) };
+        }
+    }
+}
+
+fn new_folder() -> TempDir {
+    tempfile::Builder::new()
+        .prefix("hsm-test-")
+        .tempdir()
+        .expect("a temporary folder")
+}
+
+pub(crate) fn text(path: &Path) -> String {
+    path.to_str().expect("a path in UTF-8").to_owned()
+}
