@@ -47,16 +47,13 @@ pub async fn gate(
             request.into_response(response)
         }
         Ok(()) => {
-            let http_request = request.request().clone();
-            match next.call(request).await {
-                Ok(response) => match response.response().error() {
-                    Some(error) => {
-                        let answer = problem::answer_to(&request_id, error);
-                        response.into_response(answer)
-                    }
-                    None => response.map_into_boxed_body(),
-                },
-                Err(error) => ServiceResponse::new(http_request, problem::answer_to(&request_id, &error)),
+            let response = next.call(request).await?;
+            match response.response().error() {
+                Some(error) => {
+                    let answer = problem::answer_to(&request_id, error);
+                    response.into_response(answer)
+                }
+                None => response.map_into_boxed_body(),
             }
         }
     };

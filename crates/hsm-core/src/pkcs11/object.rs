@@ -149,7 +149,7 @@ impl Told {
             public_key: self.public_key(key_type, curve),
             extractable: public || self.extractable,
             sensitive: !public && self.sensitive,
-            usages: self.usages,
+            usages: self.usages.iter().filter(|usage| belongs(*usage, class)).collect(),
             label: label(&self.label),
             id: self.id,
         })
@@ -167,6 +167,14 @@ impl Told {
         let curve = curve?;
         let point = encoding::point_from_attribute(self.point.as_ref()?, curve)?;
         Some(PublicKey::Curve { curve, point })
+    }
+}
+
+/// Whether an object of the class can be used so at all: NSS sets CKA_DERIVE on public keys by itself.
+fn belongs(usage: Usage, class: Class) -> bool {
+    match usage {
+        Usage::Encrypt | Usage::Verify | Usage::Wrap | Usage::Encapsulate => class != Class::Private,
+        Usage::Decrypt | Usage::Sign | Usage::Unwrap | Usage::Derive | Usage::Decapsulate => class != Class::Public,
     }
 }
 
