@@ -20,6 +20,7 @@ pub enum Hash {
 
 impl Hash {
     /// Length of the digest in bytes.
+    #[allow(clippy::len_without_is_empty, reason = "no digest is empty")]
     pub const fn len(self) -> usize {
         match self {
             Hash::Sha1 => 20,
@@ -304,6 +305,10 @@ pub const ROWS: [Row; 23] = [
     row!(SlhDsa, "SLH-DSA", [], SIGN, SlhDsa, Scheme::PostQuantum, SLH_DSA, None, "FIPS 205. Not served yet: 501"),
 ];
 
+#[expect(
+    clippy::indexing_slicing,
+    reason = "evaluated when compiled, and bounded by the length"
+)]
 // A row out of its place would answer for another algorithm: such a table does not compile.
 const _: () = {
     let mut i = 0;
@@ -320,6 +325,10 @@ impl Algorithm {
     }
 
     /// The algorithm's row of the table.
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "there is a row for each, as is checked when compiled"
+    )]
     pub const fn row(self) -> &'static Row {
         &ROWS[self as usize]
     }

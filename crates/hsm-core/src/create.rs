@@ -8,9 +8,9 @@ use std::time::Instant;
 use crate::algorithm::MechanismId;
 use crate::backend::{Filter, Handle, Template};
 use crate::call::Reply;
-use crate::error::{Ckr, Error, Failure, Result};
-use crate::hsm::Shared;
+use crate::error::{Ckr, Error, Result};
 use crate::key::{Curve, HsmKeyId, KeyInfo, KeySpec, Label, NewKey};
+use crate::quirks;
 use crate::workers::{Again, Worker};
 
 /// Length of a CKA_ID that is made here, in bytes.
@@ -138,11 +138,11 @@ fn make(worker: &mut Worker, new: &NewKey, id: &HsmKeyId) -> Result<KeyInfo> {
         usages: new.usages,
         session_only: false,
     };
-    let shared = worker.shared.clone();
+    let token = worker.shared.link.token();
     let made = worker.run(Again::Never, |session| {
         session
             .generate(&template)
-            .map_err(|failure| lacks(&shared, new.spec, failure))
+            .map_err(|failure| quirks::of_creation(&token, new.spec, failure))
     });
     if let Err(error) = made {
         return undo(worker, id, error);
@@ -164,20 +164,6 @@ fn undo<T>(worker: &mut Worker, id: &HsmKeyId, error: Error) -> Result<T> {
     Err(error)
 }
 
-/// Some modules answer something of their own for a curve that they lack (`docs/MODULES.md`).
-fn lacks(shared: &Shared, spec: KeySpec, failure: Failure) -> Failure {
-    let kryoptic = shared.link.token().manufacturer.contains("Kryoptic");
-    let unknown_curve = matches!(spec, KeySpec::Curve(Curve::Secp256k1)) && failure.rv == Some(Ckr::GeneralError);
-    if kryoptic && unknown_curve {
-        Failure {
-            rv: Some(Ckr::CurveNotSupported),
-            ..failure
-        }
-    } else {
-        failure
-    }
-}
-
 /// Destroys a key: both halves of a pair, the private one first.
 ///
 /// # Errors
@@ -185,9 +171,8 @@ fn lacks(shared: &Shared, spec: KeySpec, failure: Failure) -> Failure {
 pub(crate) fn delete(worker: &mut Worker, id: &HsmKeyId) -> Result<KeyInfo> {
     let key = worker.find(id)?;
     let info = key.info.clone();
-    let outcome = destroy_objects(worker, id);
-    match outcome {
-        Ok(_) => Ok(info),
+    match destroy(worker, id, &key.handles().collect::<Vec<_>>()) {
+        Ok(()) => Ok(info),
         Err(error) => match worker.find(id) {
             Err(Error::KeyNotFound(_)) => Ok(info),
             _ => Err(error),
@@ -200,12 +185,17 @@ pub(crate) fn destroy_objects(worker: &mut Worker, id: &HsmKeyId) -> Result<usiz
     let mut objects = worker.objects(id)?;
     objects.sort_by_key(|(_, object)| object.class);
     let handles: Vec<Handle> = objects.iter().map(|(handle, _)| *handle).collect();
-    for handle in &handles {
+    destroy(worker, id, &handles)?;
+    Ok(handles.len())
+}
+
+fn destroy(worker: &mut Worker, id: &HsmKeyId, handles: &[Handle]) -> Result<()> {
+    for handle in handles {
         worker.run(Again::Never, |session| match session.destroy(*handle) {
             Err(failure) if failure.rv == Some(Ckr::ObjectHandleInvalid) => Ok(()),
             outcome => outcome,
         })?;
     }
     worker.shared.index.remove(id);
-    Ok(handles.len())
+    Ok(())
 }

@@ -75,6 +75,17 @@ impl Default for Options {
 #[derive(Clone)]
 pub struct Hsm {
     shared: Arc<Shared>,
+    _owner: Arc<Owner>,
+}
+
+/// Ends the threads when the last [`Hsm`] of a token is dropped.
+struct Owner(Arc<Shared>);
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.0.queue.close();
+        self.0.keeper.close();
+    }
 }
 
 pub(crate) struct Shared {
@@ -157,7 +168,9 @@ impl Hsm {
         });
         let threads = workers::start(&shared).and_then(|()| keeper::start(&shared, session));
         threads.map_err(|error| OpenError::Failed(format!("no thread could be started: {error}")))?;
-        Ok(Hsm { shared })
+        shared.queue.wait_until_idle(Instant::now() + shared.options.timeout);
+        let owner = Arc::new(Owner(shared.clone()));
+        Ok(Hsm { shared, _owner: owner })
     }
 
     /// The token.
@@ -207,7 +220,7 @@ impl Hsm {
             return Call::settled(Err(error));
         }
         self.call(self.shared.options.keygen_timeout, move |worker, reply| {
-            create::create(worker, &new, &reply)
+            create::create(worker, &new, &reply);
         })
     }
 

@@ -22,6 +22,7 @@ mod oaep;
 mod operation;
 #[cfg(feature = "pkcs11")]
 pub mod pkcs11;
+mod quirks;
 pub mod software;
 pub mod uri;
 mod workers;

@@ -13,6 +13,7 @@ use crate::hsm::{Shared, VerifyAfterSign};
 use crate::index::Key;
 use crate::key::{Curve, HsmKeyId, KeySize, KeyType, Usage};
 use crate::oaep;
+use crate::quirks;
 use crate::software::Message;
 use crate::workers::Worker;
 
@@ -777,10 +778,15 @@ fn decrypted(
     mechanism: &Mechanism,
     ciphertext: &[u8],
 ) -> Result<Zeroizing<Vec<u8>>> {
+    let shared = worker.shared.clone();
     worker.run_with_key(key, |session, key| {
-        session
+        let data = session
             .decrypt(mechanism, private(key)?, ciphertext)
-            .map(Zeroizing::new)
+            .map(Zeroizing::new);
+        data.map_err(|failure| match mechanism {
+            Mechanism::RsaOaep(_) => quirks::of_rsa_decryption(&shared.link.token(), failure),
+            _ => failure,
+        })
     })
 }
 

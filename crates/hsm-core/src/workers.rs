@@ -148,6 +148,13 @@ impl Queue {
         true
     }
 
+    /// Waits until every worker has its session and waits for work, at most until `deadline`.
+    pub(crate) fn wait_until_idle(&self, deadline: Instant) {
+        while self.load().idle < self.workers && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     /// Runs `begin_anew` while no worker is in a call; `None` if they are not out by `deadline`.
     pub(crate) fn while_nobody_works<T>(&self, deadline: Instant, begin_anew: impl FnOnce() -> T) -> Option<T> {
         self.paused.store(true, Ordering::SeqCst);
@@ -228,6 +235,8 @@ fn start_worker(shared: &Arc<Shared>) -> std::io::Result<()> {
         let (shared, seat) = (shared.clone(), seat.clone());
         move || {
             let mut worker = Worker::new(shared.clone(), None);
+            // So that the first request need not wait for a session; if none can be had now, a request will say so.
+            let _: Result<()> = worker.run(Again::Never, |_| Ok(()));
             work(&mut worker, &seat);
             drop(worker);
             shared.queue.lock().running.retain(|other| !Arc::ptr_eq(other, &seat));

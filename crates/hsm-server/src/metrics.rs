@@ -21,6 +21,12 @@ struct Request {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Call {
+    route: String,
+    method: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Operation {
     operation: &'static str,
     outcome: &'static str,
@@ -35,7 +41,7 @@ struct Sessions {
 pub struct Metrics {
     registry: Registry,
     requests: Family<Request, Counter>,
-    request_time: Family<Request, Histogram, fn() -> Histogram>,
+    request_time: Family<Call, Histogram, fn() -> Histogram>,
     unauthenticated: Counter,
     operations: Family<Operation, Counter>,
     operation_time: Family<Operation, Histogram, fn() -> Histogram>,
@@ -51,9 +57,9 @@ fn times() -> Histogram {
     Histogram::new(exponential_buckets(0.0001, 4.0, 10))
 }
 
-impl Metrics {
+impl Default for Metrics {
     /// All at zero.
-    pub fn new() -> Metrics {
+    fn default() -> Metrics {
         let mut metrics = Metrics {
             registry: Registry::with_prefix("hsm"),
             requests: Family::default(),
@@ -118,7 +124,9 @@ impl Metrics {
         );
         metrics
     }
+}
 
+impl Metrics {
     /// Takes note of a request.
     pub fn request(&self, route: &str, method: &Method, status: u16, elapsed: Duration) {
         // An invented method must not become a series of its own.
@@ -136,13 +144,13 @@ impl Metrics {
         } else {
             "other"
         };
-        let labels = Request {
+        let call = Call {
             route: route.to_owned(),
             method: method.to_owned(),
-            status,
         };
-        self.requests.get_or_create(&labels).inc();
-        self.request_time.get_or_create(&labels).observe(elapsed.as_secs_f64());
+        self.request_time.get_or_create(&call).observe(elapsed.as_secs_f64());
+        let Call { route, method } = call;
+        self.requests.get_or_create(&Request { route, method, status }).inc();
     }
 
     /// Takes note of a request without a valid token.

@@ -83,7 +83,9 @@ impl Ready {
         else {
             return Err(faults);
         };
-        let hsm = open_token(config).map_err(|fault| vec![fault])?;
+        let hsm = load_module(config)
+            .and_then(|module| open_token(config, module))
+            .map_err(|fault| vec![fault])?;
         let listeners = Listeners {
             main,
             tls,
@@ -144,7 +146,7 @@ impl Ready {
 fn state(config: &Config, hsm: Hsm, audit: AuditLog, authenticator: Authenticator) -> Result<State, Fault> {
     let document = routes::openapi().map_err(|error| Fault::new(error.to_string()))?;
     let openapi = document.to_json().map_err(|error| Fault::new(error.to_string()))?;
-    let metrics = Arc::new(Metrics::new());
+    let metrics = Arc::new(Metrics::default());
     let observe = {
         let metrics = metrics.clone();
         Arc::new(move |action, outcome, elapsed| metrics.operation(action, outcome, elapsed))
@@ -218,11 +220,11 @@ pub fn load_module(config: &Config) -> Result<Module, Fault> {
     }
 }
 
-/// Loads the module and opens the token: finds it, and logs in once.
+/// Opens the token: finds it, and logs in once.
 ///
 /// # Errors
 /// One line that names the setting.
-pub fn open_token(config: &Config) -> Result<Hsm, Fault> {
+pub fn open_token(config: &Config, module: Module) -> Result<Hsm, Fault> {
     let limits = &config.limits;
     let options = Options {
         token: selector(config)?,
@@ -238,7 +240,6 @@ pub fn open_token(config: &Config) -> Result<Hsm, Fault> {
         },
         legacy_algorithms: config.legacy_algorithms,
     };
-    let module = load_module(config)?;
     let hsm = Hsm::open(module, options).map_err(|error| match error {
         OpenError::Pin(text) => Fault::of("pin", format!("HSM_PIN: {text}")),
         error @ (OpenError::TokenNotFound { .. } | OpenError::SeveralTokens(_)) => {

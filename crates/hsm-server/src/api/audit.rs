@@ -3,7 +3,7 @@
 use actix_web::{get, web};
 use hsm_openapi::ProblemCode;
 use hsm_openapi::document::tag;
-use hsm_openapi::wire::{AuditPage, AuditQuery, AuditRecord};
+use hsm_openapi::wire::{AuditPage, AuditQuery, AuditRecord, Since};
 use keymgmt::audit::{Filter, Outcome, Record};
 
 use super::Answer;
@@ -25,7 +25,7 @@ pub async fn list_audit_records(state: web::Data<State>, query: Query<AuditQuery
     let filter = Filter {
         key_id,
         action,
-        since: since.map(|since| since.time()),
+        since: since.map(Since::time),
         limit: limit.unwrap_or_default().entries(),
         cursor,
     };

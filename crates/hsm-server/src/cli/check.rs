@@ -4,9 +4,10 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use hsm_core::backend::Backend;
+use hsm_core::pkcs11::Module;
 use hsm_core::{Hsm, Leftovers, Login, Stopped};
 
-use crate::config::{Config, Purpose, environment};
+use crate::config::{Config, Fault, Purpose, environment};
 use crate::serve::{load_module, open_token};
 
 /// Runs the steps, as far as they can be run, and writes what came of each to `output`.
@@ -33,12 +34,14 @@ fn examine(out: &mut impl Write) -> io::Result<bool> {
             return Ok(false);
         }
     };
-    match load_module(&config).and_then(|module| {
+    let slots = |module: Module| {
         module
             .slots()
-            .map_err(|failure| crate::config::Fault::new(failure.to_string()))
-    }) {
-        Ok(slots) => {
+            .map(|slots| (module, slots))
+            .map_err(|failure| Fault::new(failure.to_string()))
+    };
+    let module = match load_module(&config).and_then(slots) {
+        Ok((module, slots)) => {
             let tokens = slots
                 .iter()
                 .filter_map(|slot| slot.token.as_ref())
@@ -49,13 +52,14 @@ fn examine(out: &mut impl Write) -> io::Result<bool> {
                 "module",
                 &format!("loaded; {} slots, {tokens} initialised tokens", slots.len()),
             )?;
+            module
         }
         Err(fault) => {
             failed(out, "module", &fault.to_string())?;
             return Ok(false);
         }
-    }
-    let hsm = match open_token(&config) {
+    };
+    let hsm = match open_token(&config, module) {
         Ok(hsm) => hsm,
         Err(fault) => {
             let step = if fault.is_pin() { "login" } else { "token" };

@@ -5,7 +5,8 @@ use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use hsm_core::{Curve, Hsm, HsmKeyId, KeyQuery, KeySpec, Label, NewKey};
+use hsm_core::{Curve, HsmKeyId, KeyQuery, KeySpec, Label, NewKey};
+use keymgmt::{Caller, KeyService};
 
 use crate::app;
 use crate::auth::mint;
@@ -15,6 +16,8 @@ use crate::serve::{Ready, make_folder, refuse};
 
 /// Ports that are tried after the configured one.
 const MORE_PORTS: u16 = 100;
+/// Who the caller is.
+const SUBJECT: &str = "dev";
 const TOKEN_LASTS: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// Makes what is missing in the data folder, says where everything is, and serves.
@@ -75,12 +78,16 @@ fn next_free(address: SocketAddr) -> Result<TcpListener, String> {
 fn introduce(config: &Config, ready: &Ready, output: &mut impl Write) -> Result<(), Vec<Fault>> {
     let fault = |text: String| vec![Fault::new(text)];
     let url = ready.url().map_err(|error| fault(error.to_string()))?;
-    let token = mint(&config.auth, "dev", "*", TOKEN_LASTS).map_err(fault)?;
-    let hsm = ready.service().hsm();
-    let signing =
-        demo_key(hsm, "dev signing key", KeySpec::Curve(Curve::P256)).map_err(|error| fault(error.to_string()))?;
-    let encrypting =
-        demo_key(hsm, "dev encryption key", KeySpec::Aes { bits: 256 }).map_err(|error| fault(error.to_string()))?;
+    let token = mint(&config.auth, SUBJECT, "*", TOKEN_LASTS).map_err(fault)?;
+    let service = ready.service();
+    let keys = actix_web::rt::System::new().block_on(async {
+        let signing = demo_key(service, "dev signing key", KeySpec::Curve(Curve::P256)).await?;
+        Ok((
+            signing,
+            demo_key(service, "dev encryption key", KeySpec::Aes { bits: 256 }).await?,
+        ))
+    });
+    let (signing, encrypting) = keys.map_err(|error: keymgmt::Error| fault(error.to_string()))?;
     let mut random = [0; 4];
     getrandom::fill(&mut random).map_err(|error| fault(error.to_string()))?;
     let label = format!("first-key-{:08x}", u32::from_be_bytes(random));
@@ -98,17 +105,25 @@ fn introduce(config: &Config, ready: &Ready, output: &mut impl Write) -> Result<
 }
 
 /// The key with this label, made if it is not there.
-fn demo_key(hsm: &Hsm, label: &str, spec: KeySpec) -> hsm_core::Result<HsmKeyId> {
+async fn demo_key(service: &KeyService, label: &str, spec: KeySpec) -> keymgmt::Result<HsmKeyId> {
     let query = KeyQuery {
         limit: 1,
         label: Some(label.to_owned()),
         key_type: Some(spec.key_type()),
         after: None,
     };
-    match hsm.keys(query).wait()?.keys.into_iter().next() {
-        Some(info) => Ok(info.id),
-        None => Ok(hsm.generate(NewKey::new(spec, Label::parse(label)?)).wait()?.id),
+    if let Some(info) = service.keys(query).await?.keys.into_iter().next() {
+        return Ok(info.id);
     }
+    let caller = Caller {
+        request_id: "dev".to_owned(),
+        subject: Some(SUBJECT.to_owned()),
+        client: None,
+    };
+    Ok(service
+        .create(&caller, NewKey::new(spec, Label::parse(label)?))
+        .await?
+        .id)
 }
 
 struct Words {

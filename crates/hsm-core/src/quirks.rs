@@ -1,0 +1,36 @@
+//! What some modules answer where PKCS#11 has a code of its own for it. `docs/MODULES.md` lists each.
+
+use crate::backend::Token;
+use crate::error::{Ckr, During, Failure};
+use crate::key::{Curve, KeySpec};
+
+/// `failure` as it would read if the module followed the standard, for a key that could not be made.
+pub(crate) fn of_creation(token: &Token, spec: KeySpec, failure: Failure) -> Failure {
+    let unknown_curve = matches!(spec, KeySpec::Curve(Curve::Secp256k1)) && failure.rv == Some(Ckr::GeneralError);
+    if is_kryoptic(token) && unknown_curve {
+        reads(failure, Ckr::CurveNotSupported)
+    } else {
+        failure
+    }
+}
+
+/// The same for a ciphertext that could not be decrypted with RSA.
+pub(crate) fn of_rsa_decryption(token: &Token, failure: Failure) -> Failure {
+    let wrong_padding = failure.during == During::Decrypt && failure.rv == Some(Ckr::DeviceError);
+    if is_kryoptic(token) && wrong_padding {
+        reads(failure, Ckr::EncryptedDataInvalid)
+    } else {
+        failure
+    }
+}
+
+fn reads(failure: Failure, rv: Ckr) -> Failure {
+    Failure {
+        rv: Some(rv),
+        ..failure
+    }
+}
+
+fn is_kryoptic(token: &Token) -> bool {
+    token.manufacturer.contains("Kryoptic")
+}
