@@ -11,7 +11,7 @@ use crate::call::Reply;
 use crate::error::{Ckr, Error, Result};
 use crate::key::{Curve, HsmKeyId, KeyInfo, KeySpec, Label, NewKey};
 use crate::quirks;
-use crate::workers::{Again, Worker};
+use crate::worker::{Again, Worker};
 
 /// Length of a CKA_ID that is made here, in bytes.
 const ID_BYTES: usize = 8;

@@ -6,7 +6,7 @@ use crate::call::Call;
 use crate::error::{Ckr, Error};
 use crate::hsm::Hsm;
 use crate::key::{Curve, KeySpec, Usage, Usages};
-use crate::workers::Again;
+use crate::worker::Again;
 
 /// Key objects that no whole key can be made of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

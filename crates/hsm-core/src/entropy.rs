@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use crate::error::{Error, Result};
-use crate::workers::{Again, Worker};
+use crate::worker::{Again, Worker};
 
 /// From this many bytes on, a repetition is no chance.
 const TELLING: usize = 8;

@@ -18,7 +18,8 @@ use crate::link::{Link, Login, OpenError};
 use crate::oaep::OaepHashes;
 use crate::operation::{self, Decrypt, Encrypt, Encrypted, Plan, Sign, Signed, Verify};
 use crate::uri::TokenSelector;
-use crate::workers::{self, Again, Job, Load, Queue, Worker};
+use crate::worker::{Again, Worker};
+use crate::workers::{self, Job, Load, Queue};
 
 /// How old the picture of the whole token may be that a list is taken from.
 const LIST_AGE: Duration = Duration::from_secs(5);
@@ -411,19 +412,15 @@ impl Shared {
             reply.settle(Err(error));
             return;
         }
-        let settle = reply.watch();
-        let job = Job {
-            settle: settle.clone(),
+        self.queue.submit(Job {
+            settle: reply.watch(),
             deadline: Instant::now() + timeout,
             run: Box::new(move |worker| {
                 if reply.is_pending() {
                     run(worker, reply);
                 }
             }),
-        };
-        if let Err(error) = self.queue.submit(job) {
-            settle.fail(error);
-        }
+        });
     }
 
     fn go_on<T: Send + 'static>(

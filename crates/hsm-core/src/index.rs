@@ -307,7 +307,9 @@ fn merge(id: &HsmKeyId, objects: &[(Handle, Object)], generation: u64, token: Op
         usages: if ambiguous {
             Usages::NONE
         } else {
-            parts.iter().fold(Usages::NONE, |all, object| all.union(object.usages))
+            let set = parts.iter().fold(Usages::NONE, |all, object| all.union(object.usages));
+            // Some programs set flags that the type has no use for, such as CKA_ENCRYPT of an EC key.
+            set.intersection(Usages::possible(key_type))
         },
         public_key,
         uri: token

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use crate::backend::{Class, Filter, Session};
 use crate::call::Settle;
-use crate::error::{Ckr, Result};
+use crate::error::{Ckr, Error, Result};
 use crate::hsm::Shared;
 use crate::key::HsmKeyId;
 use crate::link::Trouble;
-use crate::workers::{Again, Worker};
+use crate::worker::{Again, Worker};
 
 /// At most one walk starts in this time.
 const BETWEEN_WALKS: Duration = Duration::from_millis(250);
@@ -111,6 +111,9 @@ fn keep(worker: &mut Worker) {
     loop {
         let mut state = keeper.lock();
         if state.closed {
+            let waiting = std::mem::take(&mut state.waiting);
+            drop(state);
+            waiting.into_iter().for_each(|then| then(Err(Error::Busy)));
             return;
         }
         let now = Instant::now();

@@ -18,6 +18,7 @@ mod index;
 mod keeper;
 pub mod key;
 mod link;
+mod meaning;
 mod oaep;
 mod operation;
 #[cfg(feature = "pkcs11")]
@@ -25,6 +26,7 @@ pub mod pkcs11;
 mod quirks;
 pub mod software;
 pub mod uri;
+mod worker;
 mod workers;
 
 pub use algorithm::{Algorithm, Hash, Operation};

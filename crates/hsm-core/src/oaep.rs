@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::hsm::Shared;
 use crate::key::{KeySpec, Usage, Usages};
 use crate::software::PreparedKey;
-use crate::workers::{Again, Worker};
+use crate::worker::{Again, Worker};
 
 const HASHES: [Hash; 4] = [Hash::Sha1, Hash::Sha256, Hash::Sha384, Hash::Sha512];
 

@@ -24,6 +24,13 @@ pub(crate) fn of_rsa_decryption(token: &Token, failure: Failure) -> Failure {
     }
 }
 
+/// Whether `failure` may speak of a handle whose object another program has destroyed.
+pub(crate) fn of_dead_handle(token: &Token, failure: &Failure) -> bool {
+    is_kryoptic(token)
+        && failure.rv == Some(Ckr::GeneralError)
+        && matches!(failure.during, During::Start | During::Other)
+}
+
 fn reads(failure: Failure, rv: Ckr) -> Failure {
     Failure {
         rv: Some(rv),

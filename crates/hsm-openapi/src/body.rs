@@ -81,6 +81,7 @@ fn json_error(error: &serde_json::Error, path: &str) -> BodyError {
         .unwrap_or(&text);
     match error.classify() {
         Category::Data => data_error(text, path),
+        Category::Syntax if text == "number out of range" => at(path, "must be a number that is in range".into()),
         // The texts of serde_json's syntax errors are fixed and hold nothing of the input.
         Category::Syntax | Category::Eof | Category::Io => {
             BodyError::whole(format!("the body is not JSON: {text} at line {line} column {column}"))

@@ -7,6 +7,7 @@
 //!
 //! Names in the document (algorithms, key types, curves, usages) come from `hsm_core`'s tables.
 
+mod algorithms_page;
 pub mod binary;
 pub mod body;
 pub mod document;
@@ -15,6 +16,7 @@ pub mod names;
 pub mod problem;
 pub mod wire;
 
+pub use algorithms_page::algorithms_markdown;
 pub use binary::{Base64, SecretBase64};
 pub use body::{BodyError, parse_body, parse_query};
 pub use errors_page::{errors_html, errors_markdown};

@@ -18,18 +18,27 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use utoipa::PartialSchema;
 
-#[test]
-fn docs_errors_md_is_current() {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/ERRORS.md");
-    let expected = hsm_openapi::errors_markdown();
+/// A page that is generated and committed; `UPDATE_GOLDEN=1` rewrites it.
+fn is_current(page: &str, expected: &str) {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs").join(page);
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
-        std::fs::write(&file, &expected).unwrap();
+        std::fs::write(&file, expected).unwrap();
     }
     let found = std::fs::read_to_string(&file).unwrap_or_default();
     assert!(
         found == expected,
-        "docs/ERRORS.md is stale: run the tests once with UPDATE_GOLDEN=1"
+        "docs/{page} is stale: run the tests once with UPDATE_GOLDEN=1"
     );
+}
+
+#[test]
+fn docs_errors_md_is_current() {
+    is_current("ERRORS.md", &hsm_openapi::errors_markdown());
+}
+
+#[test]
+fn docs_algorithms_md_is_current() {
+    is_current("ALGORITHMS.md", &hsm_openapi::algorithms_markdown());
 }
 
 fn example<T: PartialSchema>() -> Value {

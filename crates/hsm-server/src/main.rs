@@ -72,9 +72,7 @@ fn serve() -> ExitCode {
         Err(faults) => return refuse(&faults),
     };
     start_logging(&config, &warnings);
-    let listening = app::listen(config.server.listen)
-        .map_err(|text| vec![Fault::of("server.listen", format!("HSM_SERVER__LISTEN: {text}"))]);
-    match listening.and_then(|listener| Ready::prepare(&config, listener)) {
+    match Ready::prepare(&config, app::listen(config.server.listen)) {
         Ok(ready) => ready.serve(),
         Err(faults) => refuse(&faults),
     }

@@ -103,6 +103,7 @@ impl From<keymgmt::Error> for ApiError {
             (keymgmt::Error::Hsm(hsm_core::Error::InvalidRequest { field, detail }), _) => {
                 format!("`{field}`: {detail}")
             }
+            (keymgmt::Error::InvalidCursor, _) => format!("`cursor`: {error}"),
             // What went wrong inside is for the log.
             (_, ProblemCode::Internal) => {
                 "something happened that should not be possible; the server's log has more".to_owned()

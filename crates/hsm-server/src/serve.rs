@@ -50,8 +50,11 @@ impl Ready {
     ///
     /// # Errors
     /// Every fault that was found. The token is touched only if there is no other.
-    pub fn prepare(config: &Config, main: std::net::TcpListener) -> Result<Ready, Vec<Fault>> {
+    pub fn prepare(config: &Config, main: Result<std::net::TcpListener, String>) -> Result<Ready, Vec<Fault>> {
         let mut faults = Vec::new();
+        let main = main
+            .map_err(|text| faults.push(Fault::of("server.listen", format!("HSM_SERVER__LISTEN: {text}"))))
+            .ok();
         let mut keep = |found: Result<(), Vec<Fault>>| faults.extend(found.err().unwrap_or_default());
         let mut authenticator = None;
         keep(Authenticator::from_config(&config.auth).map(|made| authenticator = Some(made)));
@@ -79,7 +82,8 @@ impl Ready {
         if let Err(fault) = &selector {
             faults.push(fault.clone());
         }
-        let (Some(authenticator), Some(audit), Ok(_), true) = (authenticator, audit, selector, faults.is_empty())
+        faults.extend(missing_module(config));
+        let (Some(main), Some(authenticator), Some(audit), true) = (main, authenticator, audit, faults.is_empty())
         else {
             return Err(faults);
         };
@@ -204,6 +208,14 @@ fn selector(config: &Config) -> Result<TokenSelector, Fault> {
         return Ok(TokenSelector::default());
     };
     TokenSelector::parse(text).map_err(|error| Fault::of("token_label", format!("HSM_TOKEN_LABEL: {error}")))
+}
+
+/// That the module's file is not there can be said without loading it.
+fn missing_module(config: &Config) -> Option<Fault> {
+    match &config.library_path {
+        Some(config::Module::File(path)) if !path.exists() => load_module(config).err(),
+        _ => None,
+    }
 }
 
 /// Loads the module.

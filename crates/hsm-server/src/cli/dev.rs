@@ -56,9 +56,7 @@ fn prepare(config: &mut Config) -> Result<Ready, Vec<Fault>> {
     config.token_label = None;
     config.pin = Some(pin);
     config.auth.jwt_secret.get_or_insert(jwt_secret);
-    let listener = next_free(config.server.listen)
-        .map_err(|text| vec![Fault::of("server.listen", format!("HSM_SERVER__LISTEN: {text}"))])?;
-    Ready::prepare(config, listener)
+    Ready::prepare(config, next_free(config.server.listen))
 }
 
 /// A listener on the address, or on the next port that is free.

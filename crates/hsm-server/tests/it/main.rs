@@ -23,9 +23,13 @@ macro_rules! on_both_tokens {
     };
 }
 
+mod commands;
 mod crypto;
+mod dev;
 mod errors;
 mod interop;
 mod keys;
 mod original_page;
+mod start;
 mod support;
+mod tools;

@@ -1,0 +1,125 @@
+//! What the token has for an algorithm, and what it is given.
+
+use super::BLOCK;
+use super::request::MessageType;
+use crate::algorithm::{Algorithm, Hash, MechanismId, Scheme};
+use crate::backend::{Handle, Mechanism, MechanismInfo, Outcome};
+use crate::encoding;
+use crate::error::{Ckr, During, Error, Failure, Result};
+use crate::hsm::Shared;
+use crate::index::Key;
+use crate::key::{Curve, KeySize};
+use crate::software::Message;
+
+pub(super) fn listed(shared: &Shared, mechanism: MechanismId, does: impl Fn(&MechanismInfo) -> bool) -> Result<()> {
+    let has = shared
+        .link
+        .mechanisms()
+        .iter()
+        .any(|info| info.id == mechanism && does(info));
+    if has { Ok(()) } else { Err(no_mechanism(mechanism)) }
+}
+
+pub(super) fn no_mechanism(mechanism: MechanismId) -> Error {
+    Error::NotSupported(format!("this token has no {mechanism}"))
+}
+
+/// The mechanism that signs or verifies: the one that hashes too where the token has it and gets the data, else the bare one.
+pub(super) fn signing_mechanism(
+    shared: &Shared,
+    key: &Key,
+    algorithm: Algorithm,
+    message_type: MessageType,
+    does: impl Fn(&MechanismInfo) -> bool,
+) -> Result<Mechanism> {
+    let row = algorithm.row();
+    let native = if message_type == MessageType::Raw {
+        listed(shared, row.native, &does)
+    } else {
+        Err(no_mechanism(row.native))
+    };
+    let hashed_here = match (&native, row.bare) {
+        (Ok(()), _) => false,
+        (Err(_), Some(bare)) => {
+            listed(shared, bare, &does)?;
+            true
+        }
+        (Err(error), None) => return Err(error.clone()),
+    };
+    Ok(match algorithm.scheme() {
+        Scheme::Pkcs1(hash) => Mechanism::RsaPkcs1((!hashed_here).then_some(hash)),
+        Scheme::Pss(hash) if hashed_here => Mechanism::RsaPssDigest(hash),
+        Scheme::Pss(hash) => Mechanism::RsaPss(hash),
+        Scheme::Ecdsa(hash) => Mechanism::Ecdsa((!hashed_here).then_some(hash)),
+        Scheme::EdDsa => Mechanism::Eddsa {
+            ed448: key.info.size == KeySize::Curve(Curve::Ed448),
+        },
+        Scheme::Hmac(hash) => Mechanism::Hmac(hash),
+        Scheme::Cmac => Mechanism::AesCmac,
+        Scheme::Gcm | Scheme::Ctr | Scheme::Cbc | Scheme::Oaep(_) | Scheme::PostQuantum => {
+            return Err(Error::Internal(format!("{} does not sign", row.name)));
+        }
+    })
+}
+
+/// What the mechanism is given: the data, its digest, or that in a DigestInfo.
+pub(super) fn signing_input<'a>(
+    mechanism: &Mechanism,
+    algorithm: Algorithm,
+    message_type: MessageType,
+    data: &'a [u8],
+) -> std::borrow::Cow<'a, [u8]> {
+    let digest = |hash: Hash| match message_type {
+        MessageType::Raw => encoding::digest(hash, data).into(),
+        MessageType::Digest => std::borrow::Cow::Borrowed(data),
+    };
+    match (mechanism, algorithm.scheme()) {
+        (Mechanism::RsaPkcs1(None), Scheme::Pkcs1(hash)) => encoding::digest_info(hash, &digest(hash)).into(),
+        (Mechanism::RsaPssDigest(_), Scheme::Pss(hash)) | (Mechanism::Ecdsa(None), Scheme::Ecdsa(hash)) => digest(hash),
+        _ => data.into(),
+    }
+}
+
+pub(super) fn message(message_type: MessageType, data: &[u8]) -> Message<'_> {
+    match message_type {
+        MessageType::Raw => Message::Raw(data),
+        MessageType::Digest => Message::Digest(data),
+    }
+}
+
+pub(super) fn key_curve(key: &Key) -> Option<Curve> {
+    match key.info.size {
+        KeySize::Curve(curve) => Some(curve),
+        KeySize::Bits(_) | KeySize::ParameterSet(_) | KeySize::Unknown => None,
+    }
+}
+
+/// Whether a signature that is no DER is as long as the algorithm's are. Tokens differ in what they take.
+pub(super) fn has_right_length(key: &Key, algorithm: Algorithm, length: usize) -> bool {
+    let expected = match (algorithm.scheme(), key.info.size) {
+        (Scheme::Hmac(hash), _) => Some(hash.len()),
+        (Scheme::Cmac, _) => Some(BLOCK),
+        (Scheme::Pkcs1(_) | Scheme::Pss(_), KeySize::Bits(bits)) => Some(bits.div_ceil(8) as usize),
+        (Scheme::Ecdsa(_) | Scheme::EdDsa, KeySize::Curve(curve)) => Some(2 * curve.field_bytes()),
+        _ => None,
+    };
+    expected.is_none_or(|expected| expected == length)
+}
+
+pub(super) fn private(key: &Key) -> Outcome<Handle> {
+    key.private().ok_or_else(|| no_half("private"))
+}
+
+pub(super) fn public(key: &Key) -> Outcome<Handle> {
+    key.public().ok_or_else(|| no_half("public"))
+}
+
+/// The key lost a half between the check and the use: to be looked up again like a dead handle.
+pub(super) fn no_half(half: &str) -> Failure {
+    Failure {
+        function: "C_FindObjects",
+        during: During::Other,
+        rv: Some(Ckr::KeyHandleInvalid),
+        detail: format!("the key has no {half} half"),
+    }
+}

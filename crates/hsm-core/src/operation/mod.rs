@@ -1,0 +1,311 @@
+//! Encrypt, decrypt, sign, verify: what a request asks of a key is checked first, then planned as one call of the token, or
+//! as what is done beside it where the token lacks the mechanism and no secret is needed.
+
+mod check;
+mod mechanism;
+mod request;
+
+use std::sync::Arc;
+
+use zeroize::Zeroizing;
+
+use crate::algorithm::{Algorithm, Hash, MechanismId, Operation, Scheme};
+use crate::backend::Mechanism;
+use crate::encoding;
+use crate::error::{Error, Result};
+use crate::hsm::{Shared, VerifyAfterSign};
+use crate::index::Key;
+use crate::key::{Curve, KeySize, KeyType, Usage};
+use crate::oaep;
+use crate::quirks;
+use crate::worker::Worker;
+
+pub use request::{Choice, Decrypt, Encrypt, Encrypted, MessageType, Sign, SignatureFormat, Signed, Verify};
+
+use check::{Chosen, check_signing, choose, fits_oaep, given, permit, refuse_aad};
+use mechanism::{
+    has_right_length, key_curve, listed, message, no_mechanism, private, public, signing_input, signing_mechanism,
+};
+
+/// What is left to do of a request that has been checked.
+pub(crate) type Plan<T> = Box<dyn FnOnce(&mut Worker, Arc<Key>) -> Result<T> + Send>;
+
+const GCM_IV: usize = 12;
+const GCM_TAG: usize = 16;
+const BLOCK: usize = 16;
+
+pub(crate) fn encrypt(shared: &Shared, key: &Key, request: Encrypt) -> Result<Plan<Encrypted>> {
+    let Encrypt {
+        key: _,
+        algorithm,
+        data,
+        aad,
+    } = request;
+    let chosen = choose(shared, key, &algorithm, Operation::Encrypt)?;
+    permit(shared, key, Usage::Encrypt)?;
+    refuse_aad(&chosen, aad.as_deref())?;
+    match chosen {
+        Chosen::Oaep(hash) => {
+            if let (Some(hash), Some(prepared)) = (hash, key.prepared()) {
+                fits_oaep(prepared.oaep_capacity(hash), &data)?;
+            }
+            Ok(Box::new(move |worker, key| encrypt_oaep(worker, &key, hash, &data)))
+        }
+        Chosen::Algorithm(algorithm) => {
+            listed(shared, algorithm.row().native, |info| info.encrypt)?;
+            Ok(Box::new(move |worker, key| {
+                encrypt_aes(worker, &key, algorithm, &data, aad.unwrap_or_default())
+            }))
+        }
+    }
+}
+
+pub(crate) fn decrypt(shared: &Shared, key: &Key, request: Decrypt) -> Result<Plan<Zeroizing<Vec<u8>>>> {
+    let Decrypt {
+        key: _,
+        algorithm,
+        ciphertext,
+        iv,
+        tag,
+        aad,
+    } = request;
+    let chosen = choose(shared, key, &algorithm, Operation::Decrypt)?;
+    permit(shared, key, Usage::Decrypt)?;
+    refuse_aad(&chosen, aad.as_deref())?;
+    let (needs_iv, needs_tag) = match chosen {
+        Chosen::Algorithm(Algorithm::AesGcm) => (true, true),
+        Chosen::Algorithm(_) => (true, false),
+        Chosen::Oaep(_) => (false, false),
+    };
+    let iv = given("iv", needs_iv, iv)?;
+    let tag = given("tag", needs_tag, tag)?;
+    match chosen {
+        Chosen::Oaep(hash) => {
+            if !oaep::listed(shared) {
+                return Err(no_mechanism(MechanismId::RSA_PKCS_OAEP));
+            }
+            if let KeySize::Bits(bits) = key.info.size
+                && ciphertext.len() != bits.div_ceil(8) as usize
+            {
+                return Err(Error::DecryptionFailed);
+            }
+            Ok(Box::new(move |worker, key| {
+                let hash = hash_or_default(worker, hash)?;
+                oaep::check(worker, hash)?;
+                decrypted(worker, &key, &Mechanism::RsaOaep(hash), &ciphertext)
+            }))
+        }
+        Chosen::Algorithm(algorithm) => {
+            let mut ciphertext = ciphertext;
+            let mechanism = match algorithm.scheme() {
+                Scheme::Gcm if iv.len() == GCM_IV && tag.len() == GCM_TAG => Mechanism::AesGcm {
+                    iv,
+                    aad: aad.unwrap_or_default(),
+                },
+                Scheme::Ctr => Mechanism::AesCtr {
+                    counter: iv.try_into().map_err(|_| Error::DecryptionFailed)?,
+                },
+                Scheme::Cbc if !ciphertext.is_empty() && ciphertext.len().is_multiple_of(BLOCK) => {
+                    Mechanism::AesCbcPad {
+                        iv: iv.try_into().map_err(|_| Error::DecryptionFailed)?,
+                    }
+                }
+                _ => return Err(Error::DecryptionFailed),
+            };
+            ciphertext.extend_from_slice(&tag);
+            listed(shared, algorithm.row().native, |info| info.decrypt)?;
+            Ok(Box::new(move |worker, key| {
+                decrypted(worker, &key, &mechanism, &ciphertext)
+            }))
+        }
+    }
+}
+
+pub(crate) fn sign(shared: &Shared, key: &Key, request: Sign) -> Result<Plan<Signed>> {
+    let (algorithm, format) = check_signing(shared, key, &request, Operation::Sign)?;
+    let mechanism = signing_mechanism(shared, key, algorithm, request.message_type, |info| info.sign)?;
+    let check_after = match shared.options.verify_after_sign {
+        VerifyAfterSign::Rsa => key.info.key_type == KeyType::Rsa,
+        VerifyAfterSign::All => true,
+        VerifyAfterSign::None => false,
+    };
+    let Sign { data, message_type, .. } = request;
+    Ok(Box::new(move |worker, key| {
+        let input = signing_input(&mechanism, algorithm, message_type, &data);
+        let signature = worker.run_with_key(&key, |session, key| session.sign(&mechanism, private(key)?, &input))?;
+        if check_after {
+            check_own_signature(worker, &key, algorithm, message_type, &data, &signature)?;
+        }
+        let signature = match (format, key_curve(&key)) {
+            (Some(SignatureFormat::Der), Some(curve)) => encoding::ecdsa_to_der(&signature, curve)
+                .ok_or_else(|| Error::Device("the token answered an ECDSA signature of a wrong length".into()))?,
+            _ => signature,
+        };
+        Ok(Signed {
+            algorithm,
+            signature,
+            format,
+        })
+    }))
+}
+
+pub(crate) fn verify(shared: &Shared, key: &Key, request: Verify) -> Result<Plan<bool>> {
+    let (algorithm, format) = check_signing(shared, key, &request.signed, Operation::Verify)?;
+    let Verify {
+        signed: Sign { data, message_type, .. },
+        signature,
+    } = request;
+    let signature = match (format, key_curve(key)) {
+        (Some(SignatureFormat::Der), Some(curve)) => encoding::ecdsa_from_der(&signature, curve),
+        _ => Some(signature).filter(|signature| has_right_length(key, algorithm, signature.len())),
+    };
+    let Some(signature) = signature else {
+        return Ok(Box::new(|_, _| Ok(false)));
+    };
+    let on_token = key
+        .public()
+        .map(|_| signing_mechanism(shared, key, algorithm, message_type, |info| info.verify));
+    match (on_token, key.prepared().is_some()) {
+        (Some(Ok(mechanism)), _) => Ok(Box::new(move |worker, key| {
+            let input = signing_input(&mechanism, algorithm, message_type, &data);
+            worker.run_with_key(&key, |session, key| {
+                session.verify(&mechanism, public(key)?, &input, &signature)
+            })
+        })),
+        (_, true) => Ok(Box::new(move |_, key| match key.prepared() {
+            Some(prepared) => prepared.verify(algorithm.scheme(), message(message_type, &data), &signature),
+            None => Err(Error::Internal("the public key is gone".into())),
+        })),
+        (Some(Err(error)), false) => Err(error),
+        (None, false) => Err(Error::NotSupported(
+            "there is no public key to verify with on the token".into(),
+        )),
+    }
+}
+
+fn encrypt_aes(
+    worker: &mut Worker,
+    key: &Arc<Key>,
+    algorithm: Algorithm,
+    data: &[u8],
+    aad: Vec<u8>,
+) -> Result<Encrypted> {
+    let shared = worker.shared.clone();
+    let mut iv = [0; BLOCK];
+    let gcm = algorithm.scheme() == Scheme::Gcm;
+    let fresh = if gcm { iv.get_mut(..GCM_IV) } else { iv.get_mut(..) };
+    shared.entropy.fill(worker, fresh.unwrap_or_default())?;
+    let mut mechanism = match algorithm.scheme() {
+        Scheme::Gcm => Mechanism::AesGcm {
+            iv: iv.iter().copied().take(GCM_IV).collect(),
+            aad,
+        },
+        Scheme::Ctr => Mechanism::AesCtr { counter: iv },
+        _ => Mechanism::AesCbcPad { iv },
+    };
+    let mut ciphertext =
+        worker.run_with_key(key, |session, key| session.encrypt(&mut mechanism, public(key)?, data))?;
+    let (iv, tag) = match mechanism {
+        Mechanism::AesGcm { iv, .. } => {
+            let length = ciphertext
+                .len()
+                .checked_sub(GCM_TAG)
+                .filter(|length| *length == data.len());
+            let length =
+                length.ok_or_else(|| Error::Device("the token answered a ciphertext of a wrong length".into()))?;
+            (iv, Some(ciphertext.split_off(length)))
+        }
+        _ => (iv.to_vec(), None),
+    };
+    Ok(Encrypted {
+        algorithm,
+        ciphertext,
+        iv: Some(iv),
+        tag,
+    })
+}
+
+fn encrypt_oaep(worker: &mut Worker, key: &Arc<Key>, hash: Option<Hash>, data: &[u8]) -> Result<Encrypted> {
+    // With the public half alone nobody decrypts on this token, and any hash will do.
+    let alone = key.private().is_none();
+    let hash = match hash {
+        None if alone => Hash::Sha256,
+        hash => hash_or_default(worker, hash)?,
+    };
+    if !alone {
+        oaep::check(worker, hash)?;
+    }
+    let prepared = key
+        .prepared()
+        .ok_or_else(|| Error::NotSupported("the token does not tell the public key, which encryption needs".into()))?;
+    fits_oaep(prepared.oaep_capacity(hash), data)?;
+    let ciphertext = prepared.encrypt_oaep(hash, data)?;
+    let algorithm = match hash {
+        Hash::Sha1 => Algorithm::RsaOaepSha1,
+        Hash::Sha256 => Algorithm::RsaOaepSha256,
+        Hash::Sha384 => Algorithm::RsaOaepSha384,
+        Hash::Sha512 => Algorithm::RsaOaepSha512,
+    };
+    Ok(Encrypted {
+        algorithm,
+        ciphertext,
+        iv: None,
+        tag: None,
+    })
+}
+
+fn hash_or_default(worker: &mut Worker, hash: Option<Hash>) -> Result<Hash> {
+    let shared = worker.shared.clone();
+    match hash {
+        Some(hash) => Ok(hash),
+        None if shared.oaep.has(worker, Hash::Sha256)? => Ok(Hash::Sha256),
+        None => Ok(Hash::Sha1),
+    }
+}
+
+fn decrypted(
+    worker: &mut Worker,
+    key: &Arc<Key>,
+    mechanism: &Mechanism,
+    ciphertext: &[u8],
+) -> Result<Zeroizing<Vec<u8>>> {
+    let shared = worker.shared.clone();
+    worker.run_with_key(key, |session, key| {
+        let data = session
+            .decrypt(mechanism, private(key)?, ciphertext)
+            .map(Zeroizing::new);
+        data.map_err(|failure| match mechanism {
+            Mechanism::RsaOaep(_) => quirks::of_rsa_decryption(&shared.link.token(), failure),
+            _ => failure,
+        })
+    })
+}
+
+fn check_own_signature(
+    worker: &mut Worker,
+    key: &Arc<Key>,
+    algorithm: Algorithm,
+    message_type: MessageType,
+    data: &[u8],
+    signature: &[u8],
+) -> Result<()> {
+    let right = if let Some(prepared) = key.prepared() {
+        prepared.verify(algorithm.scheme(), message(message_type, data), signature)?
+    } else if algorithm.scheme() == Scheme::EdDsa && key.public().is_some() {
+        let mechanism = Mechanism::Eddsa {
+            ed448: key.info.size == KeySize::Curve(Curve::Ed448),
+        };
+        worker.run_with_key(key, |session, key| {
+            session.verify(&mechanism, public(key)?, data, signature)
+        })?
+    } else {
+        return Ok(());
+    };
+    if right {
+        Ok(())
+    } else {
+        Err(Error::Device(
+            "the token answered a signature that does not verify; it was not given out".into(),
+        ))
+    }
+}

@@ -1,0 +1,277 @@
+//! A session with its owner: runs operations, heals what can be healed, and tries once more what may be tried again.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::backend::{Filter, Handle, Object, Outcome, Session};
+use crate::error::{Ckr, Error, Failure, Result};
+use crate::hsm::Shared;
+use crate::index::Key;
+use crate::key::HsmKeyId;
+use crate::link::{Epoch, Login, Trouble};
+use crate::quirks;
+
+/// A session with its owner: runs operations, and heals what can be healed.
+pub(crate) struct Worker {
+    pub(crate) shared: Arc<Shared>,
+    session: Option<Box<dyn Session>>,
+    epoch: Epoch,
+    /// When the job at hand must have ended.
+    pub(crate) deadline: Instant,
+}
+
+/// Whether an operation may be done again after a failure that left it undone or unclear.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Again {
+    /// It changes nothing: once more.
+    Once,
+    /// It changes the token: never.
+    Never,
+}
+
+/// What a failure means for the session and the keys' handles.
+enum Ailment {
+    /// None of ours: the operation itself failed.
+    Operation,
+    /// The session is to be opened anew.
+    Session,
+    /// The login was lost, and is there again.
+    Login,
+    /// The handle is dead, or the key is not what it was.
+    Handle,
+}
+
+impl Worker {
+    pub(crate) fn new(shared: Arc<Shared>, session: Option<Box<dyn Session>>) -> Worker {
+        let epoch = shared.link.epoch();
+        Worker {
+            shared,
+            session,
+            epoch,
+            deadline: Instant::now(),
+        }
+    }
+
+    /// Runs `operation` on a logged-in session.
+    ///
+    /// # Errors
+    /// What the failure means ([`Failure::meaning`]), after one more try if that may help.
+    pub(crate) fn run<T>(
+        &mut self,
+        again: Again,
+        mut operation: impl FnMut(&mut dyn Session) -> Outcome<T>,
+    ) -> Result<T> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let failure = match self.enter(&mut operation)? {
+                Ok(value) => return Ok(value),
+                Err(failure) => failure,
+            };
+            let ailment = self.diagnose(&failure)?;
+            let healed = matches!(ailment, Ailment::Session | Ailment::Login);
+            if !healed || again == Again::Never || tries > 1 {
+                return Err(failure.meaning(None));
+            }
+        }
+    }
+
+    /// Runs `operation` on a key's objects, finding them anew if their handles have died.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run); [`Error::KeyNotFound`] if the key is gone.
+    pub(crate) fn run_with_key<T>(
+        &mut self,
+        key: &Arc<Key>,
+        mut operation: impl FnMut(&mut dyn Session, &Key) -> Outcome<T>,
+    ) -> Result<T> {
+        let id = key.info.id.clone();
+        let mut key = key.clone();
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            if !self.shared.index.is_current(&key) {
+                key = self.find(&id)?;
+            }
+            let failure = match self.enter(&mut |session| operation(session, &key))? {
+                Ok(value) => return Ok(value),
+                Err(failure) => failure,
+            };
+            match self.diagnose(&failure)? {
+                Ailment::Operation => return Err(failure.meaning(Some(&id))),
+                Ailment::Session | Ailment::Login if tries == 1 => {}
+                Ailment::Handle => {
+                    let found = self.find(&id)?;
+                    if tries > 1 {
+                        return Err(failure.meaning(Some(&id)));
+                    }
+                    key = found;
+                }
+                Ailment::Session | Ailment::Login => return Err(failure.meaning(Some(&id))),
+            }
+        }
+    }
+
+    /// Looks for a key by its id on the token itself, and takes note of what is there.
+    ///
+    /// # Errors
+    /// [`Error::KeyNotFound`], [`Error::AmbiguousKey`].
+    pub(crate) fn find(&mut self, id: &HsmKeyId) -> Result<Arc<Key>> {
+        let objects = self.objects(id)?;
+        self.shared.index.remove(id);
+        self.shared.index.insert(objects);
+        match self.shared.index.key(id) {
+            Some(key) if key.ambiguous => Err(Error::AmbiguousKey(id.clone())),
+            Some(key) => Ok(key),
+            None => Err(Error::KeyNotFound(id.clone())),
+        }
+    }
+
+    /// The key, its attributes read afresh.
+    ///
+    /// # Errors
+    /// [`Error::KeyNotFound`], [`Error::AmbiguousKey`].
+    pub(crate) fn read_again(&mut self, key: &Arc<Key>) -> Result<Arc<Key>> {
+        if key.is_half() {
+            return self.find(&key.info.id);
+        }
+        let objects = self.run_with_key(key, |session, key| {
+            let mut objects = Vec::new();
+            for handle in key.handles() {
+                objects.extend(session.read(handle)?.map(|object| (handle, object)));
+            }
+            Ok(objects)
+        })?;
+        self.shared.index.insert(objects);
+        self.shared
+            .index
+            .key(&key.info.id)
+            .ok_or_else(|| Error::KeyNotFound(key.info.id.clone()))
+    }
+
+    /// The key objects with this id, read from the token.
+    pub(crate) fn objects(&mut self, id: &HsmKeyId) -> Result<Vec<(Handle, Object)>> {
+        self.run(Again::Once, |session| {
+            let handles = session.find(&Filter::Id(id.as_bytes()))?;
+            let mut objects = Vec::with_capacity(handles.len());
+            for handle in handles {
+                match session.read(handle) {
+                    Ok(Some(object)) => objects.push((handle, object)),
+                    Ok(None) => {}
+                    // Destroyed by somebody between the search and the look.
+                    Err(failure) if failure.rv == Some(Ckr::ObjectHandleInvalid) => {}
+                    Err(failure) => return Err(failure),
+                }
+            }
+            Ok(objects)
+        })
+    }
+
+    /// Closes the session, unless the module has begun anew since: its handle may be another session's by now.
+    pub(crate) fn close(&mut self) {
+        let session = self.session.take();
+        if self.epoch.module != self.shared.link.epoch().module {
+            std::mem::forget(session);
+        }
+    }
+
+    /// Runs one call on the session, opening it if there is none.
+    fn enter<T>(&mut self, operation: &mut impl FnMut(&mut dyn Session) -> Outcome<T>) -> Result<Outcome<T>> {
+        let shared = self.shared.clone();
+        let _at_work = shared.queue.enter();
+        match self.ready() {
+            Ok(session) => Ok(operation(session)),
+            Err(Trouble::Failed(failure)) => {
+                shared.no_session(&failure);
+                Ok(Err(failure))
+            }
+            Err(Trouble::Refused(error)) => Err(error),
+        }
+    }
+
+    fn ready(&mut self) -> Result<&mut dyn Session, Trouble> {
+        let epoch = self.shared.link.epoch();
+        if self.epoch != epoch {
+            self.close();
+            self.epoch = epoch;
+        }
+        let session = match self.session.take() {
+            Some(session) => session,
+            None => self.shared.link.open_session()?,
+        };
+        Ok(self.session.insert(session).as_mut())
+    }
+
+    /// Tells what a failure means, and mends what it can.
+    fn diagnose(&mut self, failure: &Failure) -> Result<Ailment> {
+        let Some(rv) = failure.rv else {
+            return Ok(Ailment::Operation);
+        };
+        match rv {
+            Ckr::SessionHandleInvalid | Ckr::SessionClosed => {
+                self.session = None;
+                if self.epoch == self.shared.link.epoch() {
+                    tracing::warn!(%failure, "the sessions are lost; they are opened anew");
+                    self.shared.link.renew_sessions();
+                    self.shared.index.clear();
+                }
+                Ok(Ailment::Session)
+            }
+            // An operation that an earlier failure left behind: a new session has none.
+            Ckr::OperationActive => {
+                self.session = None;
+                Ok(Ailment::Session)
+            }
+            Ckr::TokenNotPresent | Ckr::DeviceRemoved => {
+                self.shared.lose_token(failure.to_string());
+                Err(failure.meaning(None))
+            }
+            Ckr::CryptokiNotInitialized => {
+                self.shared.lose_token(failure.to_string());
+                self.wait_for_the_token();
+                self.shared.link.check()?;
+                Ok(Ailment::Session)
+            }
+            Ckr::UserNotLoggedIn => self.log_in_again(),
+            Ckr::ObjectHandleInvalid | Ckr::KeyHandleInvalid | Ckr::HostMemory if self.login_is_lost() => {
+                self.log_in_again()
+            }
+            Ckr::ObjectHandleInvalid | Ckr::KeyHandleInvalid => Ok(Ailment::Handle),
+            _ if quirks::of_dead_handle(&self.shared.link.token(), failure) => Ok(Ailment::Handle),
+            _ => Ok(Ailment::Operation),
+        }
+    }
+
+    fn login_is_lost(&mut self) -> bool {
+        let expected = self.shared.link.login() == Login::LoggedIn;
+        let session = self.session.as_mut().filter(|_| expected);
+        session.is_some_and(|session| matches!(session.logged_in(), Ok(false)))
+    }
+
+    fn log_in_again(&mut self) -> Result<Ailment> {
+        self.shared.link.check_login()?;
+        let Some(session) = self.session.as_mut() else {
+            return Ok(Ailment::Session);
+        };
+        if self.shared.link.log_in(session.as_mut())? {
+            tracing::warn!("the login was lost; the user is logged in again");
+            self.shared.index.clear();
+        }
+        Ok(Ailment::Login)
+    }
+
+    /// Gives the keeper time to begin anew with the module, as long as the job's deadline allows.
+    fn wait_for_the_token(&self) {
+        let until = self.deadline.min(Instant::now() + Duration::from_secs(5));
+        while self.shared.link.check().is_err() && Instant::now() < until {
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
