@@ -111,6 +111,7 @@ fn prepare(worker: &mut Worker, new: &NewKey) -> Result<HsmKeyId> {
                 return Ok(true);
             }
         }
+        shared.link.still_logged_in(session)?;
         Ok(false)
     })?;
     if holds_label {
@@ -190,12 +191,13 @@ pub(crate) fn destroy_objects(worker: &mut Worker, id: &HsmKeyId) -> Result<usiz
 }
 
 fn destroy(worker: &mut Worker, id: &HsmKeyId, handles: &[Handle]) -> Result<()> {
+    let shared = worker.shared.clone();
     for handle in handles {
         worker.run(Again::Never, |session| match session.destroy(*handle) {
-            Err(failure) if failure.rv == Some(Ckr::ObjectHandleInvalid) => Ok(()),
+            Err(failure) if failure.rv == Some(Ckr::ObjectHandleInvalid) => shared.link.still_logged_in(session),
             outcome => outcome,
         })?;
     }
-    worker.shared.index.remove(id);
+    shared.index.remove(id);
     Ok(())
 }

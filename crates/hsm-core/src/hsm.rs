@@ -12,7 +12,7 @@ use crate::create::{self, Creating};
 use crate::entropy::Entropy;
 use crate::error::{Ckr, Error, Failure, Result};
 use crate::index::{Index, Key};
-use crate::keeper::{self, Keeper};
+use crate::keeper::{self, Close, Keeper};
 use crate::key::{HsmKeyId, KeyInfo, KeyType, NewKey, Usage};
 use crate::link::{Link, Login, OpenError};
 use crate::oaep::OaepHashes;
@@ -85,7 +85,7 @@ struct Owner(Arc<Shared>);
 impl Drop for Owner {
     fn drop(&mut self) {
         self.0.queue.close();
-        self.0.keeper.close();
+        self.0.keeper.close(Close::Leave);
     }
 }
 
@@ -319,8 +319,10 @@ impl Hsm {
         let deadline = Instant::now() + timeout;
         self.shared.queue.close();
         let workers_out = self.shared.queue.wait_for_workers(deadline);
-        // The keeper's session is the last one: with it the login ends (PKCS#11 v3.1 §5.6.9).
-        self.shared.keeper.close();
+        // The keeper's session is the last one.
+        self.shared
+            .keeper
+            .close(if workers_out { Close::LogOut } else { Close::Leave });
         let closing = Instant::now();
         while !self.shared.keeper.has_ended() {
             if Instant::now() >= deadline.max(closing + Duration::from_millis(500)) {
@@ -372,6 +374,14 @@ impl Hsm {
         let (shared, id) = (self.shared.clone(), id.clone());
         self.walk_then(&settle, move |walked| match (walked, shared.index.key(&id)) {
             (Ok(()), Some(key)) => shared.go_on(&key, reply, plan),
+            // Everything was dropped since: the token itself must be asked.
+            (Ok(()), None) if shared.index.walked().is_none() => {
+                let again = shared.clone();
+                shared.submit(shared.options.timeout, reply, move |worker, reply| match worker.find(&id) {
+                    Ok(key) => again.go_on(&key, reply, plan),
+                    Err(error) => drop(reply.settle(Err(error))),
+                });
+            }
             (Ok(()), None) => {
                 let unseen = shared.link.check_login().err();
                 reply.settle(Err(unseen.unwrap_or(Error::KeyNotFound(id))));

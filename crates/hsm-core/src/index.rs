@@ -146,23 +146,20 @@ impl Index {
 
     /// Takes note of objects that were made or found by id.
     pub(crate) fn insert(&self, objects: Vec<(Handle, Object)>) {
-        let mut state = self.write();
-        state.change += 1;
-        for (handle, object) in objects {
-            state.add(handle, Some(object));
-        }
+        self.write().insert(objects);
     }
 
     /// Takes note that the key with this id is gone.
     pub(crate) fn remove(&self, id: &HsmKeyId) {
+        self.write().remove(id);
+    }
+
+    /// Puts what was found under an id in place of what was known; the key that it makes.
+    pub(crate) fn replace(&self, id: &HsmKeyId, objects: Vec<(Handle, Object)>) -> Option<Arc<Key>> {
         let mut state = self.write();
-        state.change += 1;
-        let Some(group) = state.groups.remove(id) else { return };
-        let change = state.change;
-        for (handle, _) in group.objects {
-            state.known.remove(&handle);
-            state.removed.push((handle, change));
-        }
+        state.remove(id);
+        state.insert(objects);
+        state.groups.get(id).map(|group| group.key.clone())
     }
 
     /// Begins a walk; what is changed from now on stands above what the walk will have seen.
@@ -231,6 +228,22 @@ impl Index {
 }
 
 impl State {
+    fn insert(&mut self, objects: Vec<(Handle, Object)>) {
+        self.change += 1;
+        for (handle, object) in objects {
+            self.add(handle, Some(object));
+        }
+    }
+
+    fn remove(&mut self, id: &HsmKeyId) {
+        self.change += 1;
+        let Some(group) = self.groups.remove(id) else { return };
+        for (handle, _) in group.objects {
+            self.known.remove(&handle);
+            self.removed.push((handle, self.change));
+        }
+    }
+
     fn add(&mut self, handle: Handle, object: Option<Object>) {
         let id = object.as_ref().and_then(|object| HsmKeyId::from_bytes(&object.id));
         if let Some(old) = self.known.insert(

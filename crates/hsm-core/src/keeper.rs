@@ -10,7 +10,7 @@ use crate::call::Settle;
 use crate::error::{Ckr, Error, Result};
 use crate::hsm::Shared;
 use crate::key::HsmKeyId;
-use crate::link::Trouble;
+use crate::link::{Login, Trouble};
 use crate::worker::{Again, Worker};
 
 /// At most one walk starts in this time.
@@ -34,8 +34,17 @@ struct State {
     waiting: Vec<AfterWalk>,
     leftovers: Vec<Leftover>,
     suspicious: bool,
-    closed: bool,
+    closed: Option<Close>,
     ended: bool,
+}
+
+/// How the keeper ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Close {
+    /// Log out first: nobody else is in the module.
+    LogOut,
+    /// Leave the login to the end of the last session.
+    Leave,
 }
 
 struct Leftover {
@@ -73,8 +82,8 @@ impl Keeper {
         self.wake.notify_one();
     }
 
-    pub(crate) fn close(&self) {
-        self.lock().closed = true;
+    pub(crate) fn close(&self, how: Close) {
+        self.lock().closed.get_or_insert(how);
         self.wake.notify_one();
     }
 
@@ -110,10 +119,14 @@ fn keep(worker: &mut Worker) {
     let mut probe_pause = FIRST_PROBE;
     loop {
         let mut state = keeper.lock();
-        if state.closed {
+        if let Some(how) = state.closed {
             let waiting = std::mem::take(&mut state.waiting);
             drop(state);
             waiting.into_iter().for_each(|then| then(Err(Error::Busy)));
+            if how == Close::LogOut && shared.link.login() == Login::LoggedIn {
+                // The session's end logs out too, should this fail.
+                let _: Result<()> = worker.run(Again::Never, |session| session.logout());
+            }
             return;
         }
         let now = Instant::now();
@@ -184,6 +197,7 @@ fn walk(worker: &mut Worker) -> Result<()> {
                 Err(failure) => return Err(failure),
             }
         }
+        shared.link.still_logged_in(session)?;
         shared.index.finish_walk(walk, started);
         Ok(())
     })

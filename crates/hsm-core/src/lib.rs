@@ -38,3 +38,8 @@ pub use key::{Curve, HsmKeyId, KeyInfo, KeySize, KeySpec, KeyType, Label, NewKey
 pub use link::{Login, OpenError};
 pub use operation::{Choice, Decrypt, Encrypt, Encrypted, MessageType, Sign, SignatureFormat, Signed, Verify};
 pub use workers::Load;
+
+/// The example of the project's README, held to compile.
+#[cfg(all(doctest, feature = "pkcs11"))]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

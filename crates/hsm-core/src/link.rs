@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use secrecy::SecretString;
 
 use crate::backend::{Backend, MechanismInfo, Outcome, Session, Slot, Token};
-use crate::error::{Ckr, Error, Failure, Result};
+use crate::error::{Ckr, During, Error, Failure, Result};
 use crate::uri::TokenSelector;
 
 /// Whether the user is logged in to the token.
@@ -251,6 +251,24 @@ impl Link {
                 "the token refused the PIN ({failure}); it is not tried again before a restart: check HSM_PIN"
             ))),
         }
+    }
+
+    /// Fails as a lost login does, if it is lost: a token that nobody is logged in to hides its private objects, and a
+    /// search that misses them says nothing.
+    ///
+    /// # Errors
+    /// `CKR_USER_NOT_LOGGED_IN`.
+    pub(crate) fn still_logged_in(&self, session: &mut dyn Session) -> Outcome<()> {
+        let lost = self.login() == Login::LoggedIn && matches!(session.logged_in(), Ok(false));
+        if !lost {
+            return Ok(());
+        }
+        Err(Failure {
+            function: "C_GetSessionInfo",
+            during: During::Other,
+            rv: Some(Ckr::UserNotLoggedIn),
+            detail: String::new(),
+        })
     }
 
     /// Looks for the token again, opens a session and logs in; brings the link up.

@@ -119,9 +119,7 @@ impl Worker {
     /// [`Error::KeyNotFound`], [`Error::AmbiguousKey`].
     pub(crate) fn find(&mut self, id: &HsmKeyId) -> Result<Arc<Key>> {
         let objects = self.objects(id)?;
-        self.shared.index.remove(id);
-        self.shared.index.insert(objects);
-        match self.shared.index.key(id) {
+        match self.shared.index.replace(id, objects) {
             Some(key) if key.ambiguous => Err(Error::AmbiguousKey(id.clone())),
             Some(key) => Ok(key),
             None => Err(Error::KeyNotFound(id.clone())),
@@ -144,14 +142,15 @@ impl Worker {
             Ok(objects)
         })?;
         self.shared.index.insert(objects);
-        self.shared
-            .index
-            .key(&key.info.id)
-            .ok_or_else(|| Error::KeyNotFound(key.info.id.clone()))
+        match self.shared.index.key(&key.info.id) {
+            Some(key) => Ok(key),
+            None => self.find(&key.info.id),
+        }
     }
 
     /// The key objects with this id, read from the token.
     pub(crate) fn objects(&mut self, id: &HsmKeyId) -> Result<Vec<(Handle, Object)>> {
+        let shared = self.shared.clone();
         self.run(Again::Once, |session| {
             let handles = session.find(&Filter::Id(id.as_bytes()))?;
             let mut objects = Vec::with_capacity(handles.len());
@@ -164,6 +163,7 @@ impl Worker {
                     Err(failure) => return Err(failure),
                 }
             }
+            shared.link.still_logged_in(session)?;
             Ok(objects)
         })
     }

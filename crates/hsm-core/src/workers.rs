@@ -274,12 +274,11 @@ fn watch(shared: &Arc<Shared>) {
         let now = Instant::now();
         let late = |deadline: Instant| deadline <= now;
         let mut expired: Vec<Arc<dyn Settle>> = Vec::new();
-        state.jobs.retain(|job| {
-            if late(job.deadline) {
-                expired.push(job.settle.clone());
-            }
-            !late(job.deadline)
-        });
+        // Kept until they are answered: a job that is dropped ends its call with `internal`.
+        let (late_jobs, jobs): (VecDeque<Job>, _) =
+            std::mem::take(&mut state.jobs).into_iter().partition(|job| late(job.deadline));
+        state.jobs = jobs;
+        expired.extend(late_jobs.iter().map(|job| job.settle.clone()));
         state.waiting.retain(|waiting| match waiting.settle.upgrade() {
             Some(settle) if late(waiting.deadline) => {
                 expired.push(settle);
@@ -321,6 +320,7 @@ fn watch(shared: &Arc<Shared>) {
         for settle in expired {
             settle.fail(Error::Timeout);
         }
+        drop(late_jobs);
         for _ in 0..to_replace {
             if let Err(error) = start_worker(shared) {
                 tracing::error!(%error, "no thread could be started in place of one that hangs");

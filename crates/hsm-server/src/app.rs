@@ -9,7 +9,7 @@ use actix_web::dev::ServerHandle;
 use actix_web::middleware::from_fn;
 use actix_web::rt::signal::unix::{SignalKind, signal};
 use actix_web::rt::time::sleep;
-use actix_web::{App, HttpServer, web};
+use actix_web::{App, HttpRequest, HttpServer, web};
 use keymgmt::KeyService;
 use utoipa_actix_web::AppExt;
 use utoipa_swagger_ui::{Config as SwaggerConfig, SwaggerUi};
@@ -164,7 +164,7 @@ fn start(
     actix_web::rt::spawn(running);
     if let Some(listener) = metrics {
         let shared = state.clone();
-        let page = || async |state: web::Data<State>| health::metrics_page(&state);
+        let page = || async |state: web::Data<State>, request: HttpRequest| health::metrics_page(&state, &request);
         let server = HttpServer::new(move || {
             App::new()
                 .app_data(shared.clone())

@@ -1,7 +1,7 @@
 //! Health, metrics, and the documents that the server has of itself.
 
 use actix_web::http::header;
-use actix_web::{HttpResponse, get, web};
+use actix_web::{HttpRequest, HttpResponse, get, web};
 use hsm_core::Login;
 use hsm_openapi::document::tag;
 use hsm_openapi::wire::{HealthCheck, Live, NotReady, Ready};
@@ -78,16 +78,26 @@ pub async fn ready(state: web::Data<State>, who: Who) -> Answer<HttpResponse> {
 /// Metrics as Prometheus reads them. Needs no token where only this machine can ask.
 #[utoipa::path(tag = tag::HEALTH, security(("bearer" = ["metrics:read"])), responses((status = 200, description = "Metrics", body = String, content_type = "text/plain")))]
 #[get("/metrics")]
-pub async fn metrics(state: web::Data<State>) -> Answer<HttpResponse> {
-    Ok(metrics_page(&state))
+pub async fn metrics(state: web::Data<State>, request: HttpRequest) -> HttpResponse {
+    metrics_page(&state, &request)
 }
 
-/// The metrics page, for both listeners that have one.
-pub fn metrics_page(state: &State) -> HttpResponse {
-    let text = state.metrics.page(&state.service);
+/// The metrics page, for both listeners that have one: `OpenMetrics` for who asks for it, which is also valid in the older
+/// format.
+pub fn metrics_page(state: &State, request: &HttpRequest) -> HttpResponse {
+    let accept = request
+        .headers()
+        .get(header::ACCEPT)
+        .and_then(|accept| accept.to_str().ok());
+    let content_type = match accept {
+        Some(accept) if accept.contains("application/openmetrics-text") => {
+            "application/openmetrics-text; version=1.0.0; charset=utf-8"
+        }
+        _ => "text/plain; version=0.0.4; charset=utf-8",
+    };
     HttpResponse::Ok()
-        .content_type("application/openmetrics-text; version=1.0.0; charset=utf-8")
-        .body(text)
+        .content_type(content_type)
+        .body(state.metrics.page(&state.service))
 }
 
 /// This document.

@@ -23,13 +23,17 @@ macro_rules! on_both_tokens {
     };
 }
 
+mod audit;
+mod auth;
 mod commands;
 mod crypto;
 mod dev;
 mod errors;
+mod heal;
 mod interop;
 mod keys;
 mod original_page;
+mod secrets;
 mod start;
 mod support;
 mod tools;

@@ -28,7 +28,7 @@ pub(crate) use http::send;
 pub(crate) use jwt::{SECRET, mint};
 pub(crate) use process::{Finished, Scratch, run};
 pub(crate) use reply::Reply;
-pub(crate) use server::{Builder, Caller, Server};
+pub(crate) use server::{Builder, Caller, LINKED_PIN, Server};
 
 /// Standard base64 with padding.
 pub(crate) fn base64(bytes: impl AsRef<[u8]>) -> String {

@@ -15,7 +15,7 @@ use softhsm_test::{FaultyToken, Token};
 use super::{Finished, Reply, SECRET, Scratch, mint, send};
 
 /// The PIN of a token that the server makes itself.
-const LINKED_PIN: &str = "linked-pin-7716-cedar";
+pub(crate) const LINKED_PIN: &str = "linked-pin-7716-cedar";
 /// How long a start or a stop may take before the test gives up; no statement about how long it takes.
 const PATIENCE: Duration = Duration::from_secs(60);
 const EVERY: Duration = Duration::from_millis(5);
@@ -63,15 +63,6 @@ impl Builder {
     /// The folder of this server's files; `data` in it is its data folder.
     pub(crate) fn scratch(&self) -> &Scratch {
         &self.scratch
-    }
-
-    /// Puts rules in force before the start, where [`FaultyToken`] is in between.
-    pub(crate) fn fault(self, rules: &str) -> Self {
-        match &self.held {
-            Held::Faulty(faulty) => faulty.fault(rules),
-            Held::Token(_) | Held::Linked => panic!("this server has no FaultyToken"),
-        }
-        self
     }
 
     /// Starts `serve` and waits until `/health/ready` answers 200.
@@ -422,7 +413,7 @@ impl Caller {
     /// POST of a JSON body.
     #[track_caller]
     pub(crate) fn post(&self, path: &str, body: &Value) -> Reply {
-        self.post_text(path, &body.to_string())
+        self.post_text(path, body.to_string())
     }
 
     /// POST of any text, said to be JSON.

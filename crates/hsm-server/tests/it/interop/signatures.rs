@@ -1,18 +1,14 @@
-//! What the server signs and encrypts is right to other programs, and the reverse: OpenSSL's command line, `pkcs11-tool`,
-//! a JOSE library, another cryptographic library.
+//! Signatures and message authentication codes.
 
-use std::path::Path;
-
-use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{DecodingKey, Validation};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
-use softhsm_test::Token;
 
-use crate::support::{Caller, Scratch, Server, base64, bytes, merged, mint, run, text};
+use super::{MESSAGE, hex, openssl, path, put_secret};
+use crate::support::{Caller, Scratch, Server, base64, bytes, merged, mint, text};
 
 on_both_tokens! {
     openssl_verifies_rsa,
@@ -20,29 +16,8 @@ on_both_tokens! {
     openssl_verifies_eddsa,
     openssl_s_signatures_have_the_same_form,
     openssl_makes_the_same_macs,
-    openssl_decrypts_ctr_and_the_reverse,
-    another_library_opens_gcm_and_the_reverse,
-    what_openssl_encrypts_with_oaep_is_decrypted,
     signatures_are_tokens_to_a_jose_library,
     pkcs11_tool_signs_and_it_verifies_here,
-    pkcs11_tool_decrypts_what_was_encrypted_here,
-}
-
-const MESSAGE: &[u8] = b"Hello World!";
-
-fn openssl<'a>(args: impl IntoIterator<Item = &'a str>) -> (bool, Vec<u8>) {
-    let finished = run("openssl", args);
-    println!(
-        "openssl: {:?} {} {}",
-        finished.code,
-        String::from_utf8_lossy(&finished.stdout),
-        finished.stderr
-    );
-    (finished.code == Some(0), finished.stdout)
-}
-
-fn path(path: &Path) -> &str {
-    path.to_str().unwrap()
 }
 
 /// Signs here, and has OpenSSL verify with `public_key_pem`; a changed message must not verify.
@@ -238,34 +213,6 @@ fn openssl_s_signatures_have_the_same_form(server: &Server) {
     }
 }
 
-/// Puts an AES-256 key that the test knows on the token, by pkcs11-tool.
-#[track_caller]
-fn put_secret(server: &Server, id: &str, secret: &[u8], usage: &str) {
-    let scratch = Scratch::new();
-    let file = scratch.file("secret", secret);
-    let args = [
-        "--write-object",
-        path(&file),
-        "--type",
-        "secrkey",
-        "--key-type",
-        "AES:32",
-        "--id",
-        id,
-        "--label",
-        id,
-        usage,
-        "--sensitive",
-        "--private",
-    ];
-    let written = server.token().pkcs11_tool(&args);
-    assert!(written.status.success(), "{written:?}");
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 fn openssl_makes_the_same_macs(server: &Server) {
     let caller = server.all();
     let scratch = Scratch::new();
@@ -318,108 +265,6 @@ fn openssl_makes_the_same_macs(server: &Server) {
     assert!(ok);
     let body = json!({"key_id": "hsm:0b02", "data": base64(MESSAGE), "algorithm": "AES-CMAC"});
     assert_eq!(bytes(&caller.hsm("sign", &body).good(200)["signature"]), mac);
-}
-
-fn openssl_decrypts_ctr_and_the_reverse(server: &Server) {
-    let caller = server.all();
-    let scratch = Scratch::new();
-    let secret: Vec<u8> = (0..32).collect();
-    put_secret(server, "0c01", &secret, "--usage-decrypt");
-    let key = hex(&secret);
-    let long = MESSAGE.repeat(1000);
-    let body = json!({"key_id": "hsm:0c01", "data": base64(&long), "algorithm": "AES-CTR"});
-    let answer = caller.hsm("encrypt", &body).good(200);
-    let ciphertext = scratch.file("ciphertext", bytes(&answer["ciphertext"]));
-    let iv = hex(&bytes(&answer["iv"]));
-    let (ok, opened) = openssl([
-        "enc",
-        "-d",
-        "-aes-256-ctr",
-        "-K",
-        &key,
-        "-iv",
-        &iv,
-        "-in",
-        path(&ciphertext),
-    ]);
-    assert!(ok && opened == long);
-
-    // The whole block is the counter: it runs over from its low half into its high one.
-    let iv = "0000000000000000ffffffffffffffff";
-    let message = scratch.file("message", &long);
-    let (ok, sealed) = openssl(["enc", "-aes-256-ctr", "-K", &key, "-iv", iv, "-in", path(&message)]);
-    assert!(ok);
-    let iv = base64([[0; 8], [0xff; 8]].concat());
-    let body =
-        json!({"key_id": "hsm:0c01", "algorithm": "AES-CTR", "ciphertext": base64(sealed), "iv": iv, "tag": null});
-    assert!(bytes(&caller.hsm("decrypt", &body).good(200)["data"]) == long);
-}
-
-fn another_library_opens_gcm_and_the_reverse(server: &Server) {
-    let caller = server.all();
-    let secret: Vec<u8> = (100..132).collect();
-    put_secret(server, "0d01", &secret, "--usage-decrypt");
-    let theirs = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &secret).unwrap());
-    for aad in [None, Some(&b""[..]), Some(b"context")] {
-        let with_aad = |body: Value| match aad {
-            Some(aad) => merged(&body, json!({"aad": base64(aad)})),
-            None => body,
-        };
-        let aad = || Aad::from(aad.unwrap_or_default());
-        let answer = caller
-            .hsm(
-                "encrypt",
-                &with_aad(json!({"key_id": "hsm:0d01", "data": base64(MESSAGE)})),
-            )
-            .good(200);
-        let nonce = Nonce::try_assume_unique_for_key(&bytes(&answer["iv"])).unwrap();
-        let mut sealed = [bytes(&answer["ciphertext"]), bytes(&answer["tag"])].concat();
-        assert_eq!(theirs.open_in_place(nonce, aad(), &mut sealed).unwrap(), MESSAGE);
-
-        let mut data = MESSAGE.to_vec();
-        let nonce = Nonce::assume_unique_for_key([9; 12]);
-        let tag = theirs.seal_in_place_separate_tag(nonce, aad(), &mut data).unwrap();
-        let body =
-            json!({"key_id": "hsm:0d01", "ciphertext": base64(&data), "iv": base64([9; 12]), "tag": base64(tag)});
-        assert_eq!(
-            bytes(&caller.hsm("decrypt", &with_aad(body)).good(200)["data"]),
-            MESSAGE
-        );
-    }
-}
-
-fn what_openssl_encrypts_with_oaep_is_decrypted(server: &Server) {
-    let caller = server.all();
-    let scratch = Scratch::new();
-    let key = caller.key(json!({"key_type": "RSA", "key_size": 2048}));
-    let public = scratch.file("public.pem", text(&key["public_key_pem"]));
-    let message = scratch.file("message", MESSAGE);
-    // The default algorithm tells what the token takes.
-    let default = caller
-        .hsm("encrypt", &json!({"key_id": key["key_id"], "data": ""}))
-        .good(200);
-    let hashes = if default["algorithm"] == "RSA-OAEP-SHA1" {
-        &["1"][..]
-    } else {
-        &["1", "256", "384", "512"]
-    };
-    for bits in hashes {
-        let (md, mgf1) = (format!("rsa_oaep_md:sha{bits}"), format!("rsa_mgf1_md:sha{bits}"));
-        let args = [
-            "pkeyutl",
-            "-encrypt",
-            "-pubin",
-            "-inkey",
-            path(&public),
-            "-in",
-            path(&message),
-        ];
-        let options = ["-pkeyopt", "rsa_padding_mode:oaep", "-pkeyopt", &md, "-pkeyopt", &mgf1];
-        let (ok, sealed) = openssl([&args[..], &options[..]].concat());
-        assert!(ok);
-        let body = json!({"key_id": key["key_id"], "algorithm": format!("RSA-OAEP-SHA{bits}"), "ciphertext": base64(sealed), "iv": null, "tag": null});
-        assert_eq!(bytes(&caller.hsm("decrypt", &body).good(200)["data"]), MESSAGE);
-    }
 }
 
 /// A token put together from the answer to sign is a JWT to a library that knows `public_key_jwk` alone.
@@ -522,76 +367,4 @@ fn pkcs11_tool_signs_and_it_verifies_here(server: &Server) {
             "{mechanism}"
         );
     }
-}
-
-fn pkcs11_tool_decrypts_what_was_encrypted_here(server: &Server) {
-    let caller = server.all();
-    let scratch = Scratch::new();
-    let output = scratch.path("output");
-    let key = caller.key(json!({"key_type": "RSA", "key_size": 2048}));
-    let body = json!({"key_id": key["key_id"], "data": base64(MESSAGE), "algorithm": "RSA-OAEP-SHA1"});
-    let answer = caller.hsm("encrypt", &body).good(200);
-    let ciphertext = scratch.file("ciphertext", bytes(&answer["ciphertext"]));
-    let id = text(&key["key_id"]).strip_prefix("hsm:").unwrap();
-    let args = [
-        "--decrypt",
-        "--mechanism",
-        "RSA-PKCS-OAEP",
-        "--hash-algorithm",
-        "SHA-1",
-        "--id",
-        id,
-        "--input-file",
-        path(&ciphertext),
-        "--output-file",
-        path(&output),
-    ];
-    let decrypted = server.token().pkcs11_tool(&args);
-    assert!(decrypted.status.success(), "{decrypted:?}");
-    assert_eq!(scratch.read("output"), MESSAGE);
-}
-
-#[test]
-fn openssl_and_pkcs11_tool_decrypt_cbc() {
-    let server = Server::with(Token::softhsm())
-        .env("HSM_LEGACY_ALGORITHMS", "true")
-        .start();
-    let caller = server.all();
-    let scratch = Scratch::new();
-    let secret: Vec<u8> = (0..32).collect();
-    put_secret(&server, "0e01", &secret, "--usage-decrypt");
-    let body = json!({"key_id": "hsm:0e01", "data": base64(MESSAGE), "algorithm": "AES-CBC"});
-    let answer = caller.hsm("encrypt", &body).good(200);
-    let ciphertext = scratch.file("ciphertext", bytes(&answer["ciphertext"]));
-    let iv = hex(&bytes(&answer["iv"]));
-    let (ok, opened) = openssl([
-        "enc",
-        "-d",
-        "-aes-256-cbc",
-        "-K",
-        &hex(&secret),
-        "-iv",
-        &iv,
-        "-in",
-        path(&ciphertext),
-    ]);
-    assert!(ok && opened == MESSAGE);
-
-    let output = scratch.path("output");
-    let args = [
-        "--decrypt",
-        "--mechanism",
-        "AES-CBC-PAD",
-        "--iv",
-        &iv,
-        "--id",
-        "0e01",
-        "--input-file",
-        path(&ciphertext),
-        "--output-file",
-        path(&output),
-    ];
-    let decrypted = server.token().pkcs11_tool(&args);
-    assert!(decrypted.status.success(), "{decrypted:?}");
-    assert_eq!(scratch.read("output"), MESSAGE);
 }
