@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use crate::algorithm::MechanismId;
-use crate::backend::{Filter, Handle, Template};
+use crate::backend::{Filter, Handle, Made, Outcome, Template};
 use crate::call::Reply;
 use crate::error::{Ckr, Error, Result};
 use crate::key::{Curve, HsmKeyId, KeyInfo, KeySpec, Label, NewKey};
@@ -145,13 +145,23 @@ fn make(worker: &mut Worker, new: &NewKey, id: &HsmKeyId) -> Result<KeyInfo> {
             .generate(&template)
             .map_err(|failure| quirks::of_creation(&token, new.spec, failure))
     });
-    if let Err(error) = made {
-        return undo(worker, id, error);
-    }
-    match worker.find(id) {
-        Ok(key) => Ok(key.info.clone()),
-        Err(error) => undo(worker, id, error),
-    }
+    let seen = made.and_then(|made| read(worker, id, made));
+    seen.or_else(|error| undo(worker, id, error))
+}
+
+/// What the token tells of a key that was just made.
+fn read(worker: &mut Worker, id: &HsmKeyId, made: Made) -> Result<KeyInfo> {
+    let handles = match made {
+        Made::Secret(secret) => vec![secret],
+        Made::Pair { public, private } => vec![public, private],
+    };
+    let objects = worker.run(Again::Never, |session| {
+        let read = |handle: &Handle| Ok(session.read(*handle)?.map(|object| (*handle, object)));
+        handles.iter().map(read).collect::<Outcome<Option<Vec<_>>>>()
+    })?;
+    let key = objects.and_then(|objects| worker.shared.index.replace(id, objects));
+    let key = key.ok_or_else(|| Error::Device("the token does not tell what kind of key it made".into()))?;
+    Ok(key.info.clone())
 }
 
 /// Destroys what there is under `id`, now or when it appears, and answers `error`.

@@ -3,9 +3,10 @@
 use crate::algorithm::MechanismId;
 use crate::backend::{Class, Filter, Made, Mechanism, Template};
 use crate::call::Call;
-use crate::error::{Ckr, Error};
+use crate::error::Error;
 use crate::hsm::Hsm;
 use crate::key::{Curve, KeySpec, Usage, Usages};
+use crate::quirks;
 use crate::worker::Again;
 
 /// Key objects that no whole key can be made of.
@@ -75,14 +76,15 @@ impl Hsm {
 
     /// Counts what a crashed key creation may have left on the token.
     pub fn leftovers(&self) -> Call<Leftovers> {
-        self.call(self.timeout_of_creation(), |worker, reply| {
+        let token = self.token();
+        self.call(self.timeout_of_creation(), move |worker, reply| {
             let ids = worker.run(Again::Once, |session| {
                 let mut ids = [Vec::new(), Vec::new(), Vec::new()];
                 for (class, ids) in Class::ALL.into_iter().zip(&mut ids) {
                     for handle in session.find(&Filter::Class(class))? {
                         match session.read(handle) {
                             Ok(object) => ids.extend(object.map(|object| object.id)),
-                            Err(failure) if failure.rv == Some(Ckr::ObjectHandleInvalid) => {}
+                            Err(failure) if quirks::is_dead_handle(&token, &failure) => {}
                             Err(failure) => return Err(failure),
                         }
                     }

@@ -377,9 +377,11 @@ impl Hsm {
             // Everything was dropped since: the token itself must be asked.
             (Ok(()), None) if shared.index.walked().is_none() => {
                 let again = shared.clone();
-                shared.submit(shared.options.timeout, reply, move |worker, reply| match worker.find(&id) {
-                    Ok(key) => again.go_on(&key, reply, plan),
-                    Err(error) => drop(reply.settle(Err(error))),
+                shared.submit(shared.options.timeout, reply, move |worker, reply| {
+                    match worker.find(&id) {
+                        Ok(key) => again.go_on(&key, reply, plan),
+                        Err(error) => drop(reply.settle(Err(error))),
+                    }
                 });
             }
             (Ok(()), None) => {

@@ -1,7 +1,7 @@
 //! Which keys the token has and where each lies: id → handles, type, usages. Read in bulk, kept true by our own changes at
 //! once, by searches for ids that are not here, and by a walk over the token now and then.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Bound;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Instant;
@@ -75,7 +75,8 @@ struct State {
     change: u64,
     groups: BTreeMap<HsmKeyId, Group>,
     known: HashMap<Handle, Known>,
-    removed: Vec<(Handle, u64)>,
+    /// While a walk is under way: the handles that were removed since it began.
+    removed: Option<HashSet<Handle>>,
     walked: Option<Instant>,
     /// The token that the keys are on, for their URIs.
     token: Option<Token>,
@@ -106,9 +107,11 @@ impl Index {
         self.read().groups.get(id).map(|group| group.key.clone())
     }
 
-    /// Whether the handles of `key` may still be used.
+    /// Whether the handles of `key` may still be used, and are still its own.
     pub(crate) fn is_current(&self, key: &Key) -> bool {
-        self.read().generation == key.generation
+        let state = self.read();
+        let same = |known: &Key| known.handles().eq(key.handles());
+        state.generation == key.generation && state.groups.get(&key.info.id).is_some_and(|group| same(&group.key))
     }
 
     /// Keys in the order of their ids, after `after`, that `wanted` takes; at most `limit`, and whether there are more.
@@ -140,7 +143,6 @@ impl Index {
         state.generation += 1;
         state.groups.clear();
         state.known.clear();
-        state.removed.clear();
         state.walked = None;
     }
 
@@ -165,7 +167,7 @@ impl Index {
     /// Begins a walk; what is changed from now on stands above what the walk will have seen.
     pub(crate) fn begin_walk(&self) -> Walk {
         let mut state = self.write();
-        state.removed.clear();
+        state.removed = Some(HashSet::new());
         Walk {
             generation: state.generation,
             change: state.change,
@@ -193,10 +195,11 @@ impl Index {
             read,
         } = walk;
         let mut state = self.write();
+        let removed = state.removed.take().unwrap_or_default();
         if state.generation != generation {
             return;
         }
-        let found: std::collections::HashSet<Handle> = found.into_iter().collect();
+        let found: HashSet<Handle> = found.into_iter().collect();
         let gone: Vec<Handle> = state
             .known
             .iter()
@@ -207,11 +210,7 @@ impl Index {
             state.drop_object(handle);
         }
         for (handle, object) in read {
-            let removed_since = state
-                .removed
-                .iter()
-                .any(|(removed, at)| *removed == handle && *at > change);
-            if !removed_since && !state.known.contains_key(&handle) {
+            if !removed.contains(&handle) && !state.known.contains_key(&handle) {
                 state.add(handle, object);
             }
         }
@@ -240,7 +239,7 @@ impl State {
         let Some(group) = self.groups.remove(id) else { return };
         for (handle, _) in group.objects {
             self.known.remove(&handle);
-            self.removed.push((handle, self.change));
+            self.removed.as_mut().map(|removed| removed.insert(handle));
         }
     }
 

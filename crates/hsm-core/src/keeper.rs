@@ -11,6 +11,7 @@ use crate::error::{Ckr, Error, Result};
 use crate::hsm::Shared;
 use crate::key::HsmKeyId;
 use crate::link::{Login, Trouble};
+use crate::quirks;
 use crate::worker::{Again, Worker};
 
 /// At most one walk starts in this time.
@@ -179,9 +180,19 @@ fn keep(worker: &mut Worker) {
     }
 }
 
-/// Walks over all key objects of the token, reading those that the index has not.
+/// Walks over all key objects of the token; once more if everything was dropped meanwhile.
 fn walk(worker: &mut Worker) -> Result<()> {
+    walk_once(worker)?;
+    if worker.shared.index.walked().is_none() {
+        walk_once(worker)?;
+    }
+    Ok(())
+}
+
+/// Walks over all key objects of the token, reading those that the index has not.
+fn walk_once(worker: &mut Worker) -> Result<()> {
     let shared = worker.shared.clone();
+    let token = shared.link.token();
     worker.deadline = Instant::now() + shared.options.timeout;
     worker.run(Again::Once, |session| {
         let started = Instant::now();
@@ -193,7 +204,7 @@ fn walk(worker: &mut Worker) -> Result<()> {
             match session.read(handle) {
                 Ok(object) => walk.read.push((handle, object)),
                 // Destroyed by somebody between the search and the look.
-                Err(failure) if failure.rv == Some(Ckr::ObjectHandleInvalid) => {}
+                Err(failure) if quirks::is_dead_handle(&token, &failure) => {}
                 Err(failure) => return Err(failure),
             }
         }

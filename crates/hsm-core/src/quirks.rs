@@ -24,11 +24,12 @@ pub(crate) fn of_rsa_decryption(token: &Token, failure: Failure) -> Failure {
     }
 }
 
-/// Whether `failure` may speak of a handle whose object another program has destroyed.
-pub(crate) fn of_dead_handle(token: &Token, failure: &Failure) -> bool {
-    is_kryoptic(token)
-        && failure.rv == Some(Ckr::GeneralError)
-        && matches!(failure.during, During::Start | During::Other)
+/// Whether `failure` speaks, or may speak, of a handle whose object is gone.
+pub(crate) fn is_dead_handle(token: &Token, failure: &Failure) -> bool {
+    let said = matches!(failure.rv, Some(Ckr::ObjectHandleInvalid | Ckr::KeyHandleInvalid));
+    // What another program destroyed is a failed look into the database.
+    let meant = failure.rv == Some(Ckr::GeneralError) && matches!(failure.during, During::Start | During::Other);
+    said || (meant && is_kryoptic(token))
 }
 
 fn reads(failure: Failure, rv: Ckr) -> Failure {

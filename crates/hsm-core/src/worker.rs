@@ -21,6 +21,9 @@ pub(crate) struct Worker {
     pub(crate) deadline: Instant,
 }
 
+/// How often a key is looked up for one operation, when everything changes under it.
+const MOST_LOOKS: u32 = 5;
+
 /// Whether an operation may be done again after a failure that left it undone or unclear.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Again {
@@ -88,22 +91,35 @@ impl Worker {
     ) -> Result<T> {
         let id = key.info.id.clone();
         let mut key = key.clone();
-        let mut tries = 0;
+        let (mut tries, mut failures) = (0, 0);
         loop {
             tries += 1;
-            if !self.shared.index.is_current(&key) {
-                key = self.find(&id)?;
-            }
-            let failure = match self.enter(&mut |session| operation(session, &key))? {
-                Ok(value) => return Ok(value),
+            let shared = self.shared.clone();
+            // Looked at when nothing can begin anew any more: a stale handle may be another key's by now.
+            let outcome = self.enter(&mut |session| {
+                let current = shared.index.is_current(&key);
+                if current {
+                    operation(session, &key).map(Some)
+                } else {
+                    Ok(None)
+                }
+            })?;
+            let failure = match outcome {
+                Ok(Some(value)) => return Ok(value),
+                Ok(None) if tries > MOST_LOOKS => return Err(Error::KeyNotFound(id)),
+                Ok(None) => {
+                    key = self.find(&id)?;
+                    continue;
+                }
                 Err(failure) => failure,
             };
+            failures += 1;
             match self.diagnose(&failure)? {
                 Ailment::Operation => return Err(failure.meaning(Some(&id))),
-                Ailment::Session | Ailment::Login if tries == 1 => {}
+                Ailment::Session | Ailment::Login if failures == 1 => {}
                 Ailment::Handle => {
                     let found = self.find(&id)?;
-                    if tries > 1 {
+                    if failures > 1 {
                         return Err(failure.meaning(Some(&id)));
                     }
                     key = found;
@@ -151,6 +167,7 @@ impl Worker {
     /// The key objects with this id, read from the token.
     pub(crate) fn objects(&mut self, id: &HsmKeyId) -> Result<Vec<(Handle, Object)>> {
         let shared = self.shared.clone();
+        let token = self.shared.link.token();
         self.run(Again::Once, |session| {
             let handles = session.find(&Filter::Id(id.as_bytes()))?;
             let mut objects = Vec::with_capacity(handles.len());
@@ -159,7 +176,7 @@ impl Worker {
                     Ok(Some(object)) => objects.push((handle, object)),
                     Ok(None) => {}
                     // Destroyed by somebody between the search and the look.
-                    Err(failure) if failure.rv == Some(Ckr::ObjectHandleInvalid) => {}
+                    Err(failure) if quirks::is_dead_handle(&token, &failure) => {}
                     Err(failure) => return Err(failure),
                 }
             }
@@ -237,8 +254,7 @@ impl Worker {
             Ckr::ObjectHandleInvalid | Ckr::KeyHandleInvalid | Ckr::HostMemory if self.login_is_lost() => {
                 self.log_in_again()
             }
-            Ckr::ObjectHandleInvalid | Ckr::KeyHandleInvalid => Ok(Ailment::Handle),
-            _ if quirks::of_dead_handle(&self.shared.link.token(), failure) => Ok(Ailment::Handle),
+            _ if quirks::is_dead_handle(&self.shared.link.token(), failure) => Ok(Ailment::Handle),
             _ => Ok(Ailment::Operation),
         }
     }

@@ -275,8 +275,9 @@ fn watch(shared: &Arc<Shared>) {
         let late = |deadline: Instant| deadline <= now;
         let mut expired: Vec<Arc<dyn Settle>> = Vec::new();
         // Kept until they are answered: a job that is dropped ends its call with `internal`.
-        let (late_jobs, jobs): (VecDeque<Job>, _) =
-            std::mem::take(&mut state.jobs).into_iter().partition(|job| late(job.deadline));
+        let (late_jobs, jobs): (VecDeque<Job>, _) = std::mem::take(&mut state.jobs)
+            .into_iter()
+            .partition(|job| late(job.deadline));
         state.jobs = jobs;
         expired.extend(late_jobs.iter().map(|job| job.settle.clone()));
         state.waiting.retain(|waiting| match waiting.settle.upgrade() {

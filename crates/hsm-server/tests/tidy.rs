@@ -16,8 +16,8 @@ use std::process::Command;
 
 use serde_json::Value;
 
-/// Folders that hold nothing of ours.
-const NOT_OURS: [&str; 5] = ["target", ".git", ".tools", "node_modules", "__pycache__"];
+/// Folders and files that hold nothing of ours, as in `.gitignore`.
+const NOT_OURS: [&str; 6] = ["target", ".git", ".tools", "node_modules", "__pycache__", "hsm.toml"];
 
 /// Largest source file, in lines.
 const MAX_LINES: usize = 500;
@@ -87,14 +87,16 @@ fn files() -> Vec<File> {
     let mut files = Vec::new();
     let mut folders = vec![root.clone()];
     while let Some(folder) = folders.pop() {
-        for item in fs::read_dir(&folder).unwrap() {
-            let item = item.unwrap();
-            let (path, kind) = (item.path(), item.file_type().unwrap());
+        // What another process takes away meanwhile is not ours.
+        let items = fs::read_dir(&folder).into_iter().flatten().flatten();
+        for item in items {
+            let path = item.path();
+            let Ok(kind) = item.file_type() else { continue };
+            if NOT_OURS.iter().any(|not_ours| item.file_name() == *not_ours) {
+                continue;
+            }
             if kind.is_dir() {
-                let name = item.file_name();
-                if !NOT_OURS.iter().any(|not_ours| name == *not_ours) {
-                    folders.push(path);
-                }
+                folders.push(path);
             } else if kind.is_file()
                 && let Ok(text) = fs::read_to_string(&path)
             {
@@ -103,6 +105,7 @@ fn files() -> Vec<File> {
             }
         }
     }
+    assert!(files.iter().any(|file| file.path == "Cargo.toml"), "no files");
     files
 }
 

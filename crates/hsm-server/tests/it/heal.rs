@@ -103,18 +103,92 @@ fn lost_sessions_and_a_lost_login_are_unseen() {
             assert_eq!(reply.status, 200, "{rule} {number}: {}", reply.text());
             used.works();
         }
-        faulty.fault(rule);
-        thread::scope(|scope| {
-            let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| used.sign())).collect();
-            for thread in threads {
-                thread.join().unwrap().good(200);
-            }
-        });
+        for _ in 0..20 {
+            faulty.fault(rule);
+            thread::scope(|scope| {
+                let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| used.sign())).collect();
+                for thread in threads {
+                    thread.join().unwrap().good(200);
+                }
+            });
+        }
     }
     assert!(used.is_ready());
     // All of it with the right PIN: nothing came near to locking it.
     let list = used.caller.get("/api/v1/hsm/keys").good(200);
     assert_eq!(list["keys"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn what_is_looked_for_while_the_login_is_lost_is_found() {
+    let faulty = faulty();
+    let used = Used::on(&faulty);
+    let token = used.server.token();
+    for (number, rule) in ["logout", "forget-sessions"].into_iter().enumerate() {
+        // Keys that no request has met yet: a token that nobody is logged in to does not show them.
+        let ids = [format!("a{number}"), format!("b{number}"), format!("c{number}")];
+        token.make_foreign_key(&ids[0], "foreign secret", "AES:32");
+        token.make_foreign_key(&ids[1], "foreign pair", "EC:prime256v1");
+        token.make_foreign_key(&ids[2], "foreign pair too", "EC:prime256v1");
+        let body = |id: &str| json!({"key_id": format!("hsm:{id}"), "data": base64(b"x")});
+        faulty.fault(rule);
+        used.caller.hsm("encrypt", &body(&ids[0])).good(200);
+        faulty.fault(rule);
+        used.caller.hsm("sign", &body(&ids[1])).good(200);
+        faulty.fault(rule);
+        let key = used.caller.get(&format!("/api/v1/hsm/keys/hsm:{}", ids[2])).good(200);
+        assert_eq!(key["usages"], json!(["sign", "verify"]));
+    }
+}
+
+#[test]
+fn a_deletion_while_the_login_is_lost_is_whole_or_none() {
+    for rule in ["logout", "forget-sessions"] {
+        let faulty = faulty();
+        let used = Used::on(&faulty);
+        for (id, halves) in [(text(&used.sign["key_id"]), 2), (text(&used.encrypt["key_id"]), 1)] {
+            let hex = id.strip_prefix("hsm:").unwrap();
+            for skip in [0, 1, 2, 3, 4] {
+                faulty.fault(&format!("{rule} skip={skip}"));
+                let reply = used.caller.delete(&format!("/api/v1/hsm/keys/{id}"));
+                faulty.clear();
+                let left = used.server.token().attributes(hex).len();
+                match reply.status {
+                    204 => assert_eq!(left, 0, "{rule} {skip}"),
+                    502 | 503 => assert!(left > 0, "{rule} {skip}"),
+                    status => panic!("{rule} {skip} {status} {left} of {halves}: {}", reply.text()),
+                }
+                if reply.status == 204 {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_creation_while_the_login_is_lost() {
+    for rule in ["logout", "forget-sessions"] {
+        let faulty = faulty();
+        let used = Used::on(&faulty);
+        used.caller
+            .key(json!({"key_type": "AES", "key_size": 256, "key_label": "taken"}));
+        faulty.fault(rule);
+        used.caller
+            .create(json!({"key_type": "AES", "key_size": 256, "key_label": "taken"}))
+            .problem(409, "conflict");
+        for skip in 0..8 {
+            let before = used.server.token().objects().len();
+            faulty.fault(&format!("{rule} skip={skip}"));
+            let reply = used.caller.create(json!({"key_type": "EC", "curve": "P-256"}));
+            faulty.clear();
+            match reply.status {
+                201 => assert_eq!(used.server.token().objects().len(), before + 2),
+                502 | 503 => wait_until("nothing is left", || used.server.token().objects().len() == before),
+                status => panic!("{rule} {skip} {status}: {}", reply.text()),
+            }
+        }
+    }
 }
 
 #[test]
@@ -209,7 +283,8 @@ fn a_call_that_hangs_holds_nobody_else_up() {
     let used = Used::new(
         behind(&faulty)
             .env("HSM_LIMITS__HSM_TIMEOUT_MS", "300")
-            .env("HSM_LIMITS__MAX_SESSIONS", "2"),
+            .env("HSM_LIMITS__MAX_SESSIONS", "2")
+            .env("HSM_SERVER__SHUTDOWN_TIMEOUT_MS", "2000"),
     );
     faulty.fault("C_Sign hang");
     for _ in 0..2 {
@@ -234,7 +309,8 @@ fn more_hung_calls_than_can_be_replaced() {
     let used = Used::new(
         behind(&faulty)
             .env("HSM_LIMITS__HSM_TIMEOUT_MS", "200")
-            .env("HSM_LIMITS__MAX_SESSIONS", "1"),
+            .env("HSM_LIMITS__MAX_SESSIONS", "1")
+            .env("HSM_SERVER__SHUTDOWN_TIMEOUT_MS", "2000"),
     );
     faulty.fault("C_Sign hang");
     for _ in 0..4 {

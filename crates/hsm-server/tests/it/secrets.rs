@@ -88,7 +88,6 @@ fn use_everything(server: &Server, bearer: &str, foreign: Option<&str>) -> Vec<R
         json!({"aad": PLAINTEXT}),
         json!({"algorithm": [data]}),
         json!({"data": [PLAINTEXT, data]}),
-        json!({PLAINTEXT: data}),
     ] {
         replies.push(caller.hsm("encrypt", &merged(&good, wrong)));
     }
@@ -121,7 +120,7 @@ fn use_everything(server: &Server, bearer: &str, foreign: Option<&str>) -> Vec<R
 
 fn check(server: Server, secrets: &Secrets, replies: &[Reply]) {
     for reply in replies {
-        secrets.are_not_in("an answer", &reply.body);
+        secrets.are_not_in(&format!("an answer {}", reply.status), &reply.body);
         secrets.are_not_in("a header", format!("{:?}", reply.headers).as_bytes());
     }
     let files = server.data_files();
@@ -137,10 +136,7 @@ fn check(server: Server, secrets: &Secrets, replies: &[Reply]) {
     secrets.are_not_in("the command line", &command_line);
     secrets.are_not_in("stdout", server.stdout().as_bytes());
     let log = server.stop();
-    assert!(
-        log.contains("TRACE") || log.contains("DEBUG"),
-        "the log is not talkative: {log}"
-    );
+    assert!(log.lines().count() >= replies.len(), "requests are logged: {log}");
     secrets.are_not_in("the log", log.as_bytes());
 }
 

@@ -8,6 +8,7 @@ use super::{MESSAGE, hex, openssl, path, put_secret};
 use crate::support::{Scratch, Server, base64, bytes, merged, text};
 
 on_both_tokens! {
+    a_public_key_alone_encrypts_for_openssl,
     openssl_decrypts_ctr_and_the_reverse,
     another_library_opens_gcm_and_the_reverse,
     what_openssl_encrypts_with_oaep_is_decrypted,
@@ -113,6 +114,93 @@ fn what_openssl_encrypts_with_oaep_is_decrypted(server: &Server) {
         assert!(ok);
         let body = json!({"key_id": key["key_id"], "algorithm": format!("RSA-OAEP-SHA{bits}"), "ciphertext": base64(sealed), "iv": null, "tag": null});
         assert_eq!(bytes(&caller.hsm("decrypt", &body).good(200)["data"]), MESSAGE);
+    }
+}
+
+/// What the token could not decrypt is no concern of a key whose private half is elsewhere: every hash does.
+fn a_public_key_alone_encrypts_for_openssl(server: &Server) {
+    let caller = server.all();
+    let scratch = Scratch::new();
+    let (private, public) = (scratch.path("private.pem"), scratch.path("public.der"));
+    let bits = [
+        "-algorithm",
+        "RSA",
+        "-pkeyopt",
+        "rsa_keygen_bits:2048",
+        "-out",
+        path(&private),
+    ];
+    assert!(openssl([&["genpkey"], &bits[..]].concat()).0);
+    let to_public = [
+        "pkey",
+        "-in",
+        path(&private),
+        "-pubout",
+        "-outform",
+        "DER",
+        "-out",
+        path(&public),
+    ];
+    assert!(openssl(to_public).0);
+    let args = [
+        "--write-object",
+        path(&public),
+        "--type",
+        "pubkey",
+        "--id",
+        "0f01",
+        "--label",
+        "theirs",
+    ];
+    let written = server
+        .token()
+        .pkcs11_tool(&[&args[..], &["--usage-sign", "--usage-decrypt"]].concat());
+    assert!(written.status.success(), "{written:?}");
+
+    let key = caller.get("/api/v1/hsm/keys/hsm:0f01").good(200);
+    let usages = key["usages"].as_array().unwrap();
+    assert!(
+        usages.contains(&json!("encrypt")) && usages.contains(&json!("verify")),
+        "{key}"
+    );
+    for private_usage in ["decrypt", "sign", "unwrap"] {
+        assert!(!usages.contains(&json!(private_usage)), "{key}");
+    }
+    for bits in ["1", "256", "384", "512"] {
+        let algorithm = format!("RSA-OAEP-SHA{bits}");
+        let body = json!({"key_id": "hsm:0f01", "data": base64(MESSAGE), "algorithm": algorithm});
+        let answer = caller.hsm("encrypt", &body).good(200);
+        assert_eq!(answer["algorithm"], algorithm);
+        let sealed = scratch.file("sealed", bytes(&answer["ciphertext"]));
+        let (md, mgf1) = (format!("rsa_oaep_md:sha{bits}"), format!("rsa_mgf1_md:sha{bits}"));
+        let args = ["pkeyutl", "-decrypt", "-inkey", path(&private), "-in", path(&sealed)];
+        let options = ["-pkeyopt", "rsa_padding_mode:oaep", "-pkeyopt", &md, "-pkeyopt", &mgf1];
+        let (ok, opened) = openssl([&args[..], &options[..]].concat());
+        assert!(ok && opened == MESSAGE, "{algorithm}");
+        caller.hsm("decrypt", &answer).problem(400, "usage_not_permitted");
+    }
+
+    let message = scratch.file("message", MESSAGE);
+    let signature = scratch.path("signature");
+    let pss = ["-sigopt", "rsa_padding_mode:pss", "-sigopt", "rsa_pss_saltlen:32"];
+    for (algorithm, options) in [("RSA-PKCS1-SHA256", &[][..]), ("RSA-PSS-SHA256", &pss)] {
+        let args = ["dgst", "-sha256", "-sign", path(&private), "-out", path(&signature)];
+        assert!(openssl([&args[..], options, &[path(&message)]].concat()).0);
+        let signature = base64(scratch.read("signature"));
+        let body =
+            json!({"key_id": "hsm:0f01", "data": base64(MESSAGE), "algorithm": algorithm, "signature": signature});
+        assert_eq!(
+            caller.hsm("verify", &body).good(200),
+            json!({"valid": true}),
+            "{algorithm}"
+        );
+        let body =
+            json!({"key_id": "hsm:0f01", "data": base64("other"), "algorithm": algorithm, "signature": signature});
+        assert_eq!(
+            caller.hsm("verify", &body).good(200),
+            json!({"valid": false}),
+            "{algorithm}"
+        );
     }
 }
 
