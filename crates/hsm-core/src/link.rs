@@ -187,8 +187,10 @@ impl Link {
     /// Opens the circuit: operations fail with `reason` until the keeper finds the token again.
     pub(crate) fn go_down(&self, reason: impl Into<String>) {
         let reason = reason.into();
-        tracing::warn!(reason, "the token is not available");
         let mut state = self.state();
+        if state.accepted || state.login != Login::Refused {
+            tracing::warn!(reason, "the token is not available");
+        }
         state.reason = reason;
         if state.login == Login::LoggedIn {
             state.login = Login::LoggedOut;

@@ -4,6 +4,10 @@ use hsm_core::pkcs11::Module;
 
 use crate::config::{Config, Fault};
 
+/// Refuses: there is no embedded token in this binary.
+///
+/// # Errors
+/// Always.
 #[cfg(not(feature = "embedded"))]
 pub fn load(_: &Config) -> Result<Module, Fault> {
     Err(Fault::of(

@@ -80,9 +80,12 @@ fn serve() -> ExitCode {
 
 fn openapi(output: &mut impl Write) -> ExitCode {
     let document = routes::openapi().map_err(|error| error.to_string());
-    let text = document.and_then(|document| document.to_pretty_json().map_err(|error| error.to_string()));
-    match text.and_then(|text| writeln!(output, "{text}").map_err(|error| error.to_string())) {
-        Ok(()) => ExitCode::SUCCESS,
+    match document.and_then(|document| document.to_pretty_json().map_err(|error| error.to_string())) {
+        Ok(text) => {
+            // A reader that went away has seen enough.
+            let _: std::io::Result<()> = writeln!(output, "{text}");
+            ExitCode::SUCCESS
+        }
         Err(error) => refuse(&[Fault::new(error)]),
     }
 }

@@ -199,8 +199,7 @@ fn open_audit(config: &Config) -> Result<AuditLog, Fault> {
         }
     };
     let folder = &config.audit.path;
-    AuditLog::open(folder, sync)
-        .map_err(|error| Fault::of("audit.path", format!("HSM_AUDIT__PATH: {}: {error}", folder.display())))
+    AuditLog::open(folder, sync).map_err(|error| Fault::of("audit.path", format!("HSM_AUDIT__PATH: {error}")))
 }
 
 fn selector(config: &Config) -> Result<TokenSelector, Fault> {
@@ -226,7 +225,7 @@ pub fn load_module(config: &Config) -> Result<Module, Fault> {
     let init_args = config.init_args.as_deref();
     match &config.library_path {
         Some(config::Module::File(path)) => Module::load(path, init_args)
-            .map_err(|error| Fault::of("library_path", format!("HSM_LIBRARY_PATH: {}: {error}", path.display()))),
+            .map_err(|error| Fault::of("library_path", format!("HSM_LIBRARY_PATH: {error}"))),
         Some(config::Module::Embedded) => embedded::load(config),
         None => Err(Fault::of("library_path", "HSM_LIBRARY_PATH: must be set")),
     }

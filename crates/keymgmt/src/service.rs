@@ -166,7 +166,7 @@ impl KeyService {
     /// [`Error::Hsm`], [`Error::KeyNotFound`].
     pub async fn key(&self, id: KeyId) -> Result<KeyInfo> {
         let id = token_key(id)?;
-        self.timed(Action::Get, self.hsm.key(&id)).await
+        self.timed(Action::Get, || self.hsm.key(&id)).await
     }
 
     /// A page of keys. Not recorded.
@@ -174,7 +174,7 @@ impl KeyService {
     /// # Errors
     /// [`Error::Hsm`].
     pub async fn keys(&self, query: KeyQuery) -> Result<KeyPage> {
-        self.timed(Action::List, self.hsm.keys(query)).await
+        self.timed(Action::List, || self.hsm.keys(query)).await
     }
 
     /// The module's slots. Not recorded.
@@ -182,7 +182,7 @@ impl KeyService {
     /// # Errors
     /// [`Error::Hsm`].
     pub async fn slots(&self) -> Result<Vec<hsm_core::backend::Slot>> {
-        self.timed(Action::Slots, self.hsm.slots()).await
+        self.timed(Action::Slots, || self.hsm.slots()).await
     }
 
     /// Encrypts.
@@ -296,12 +296,12 @@ impl KeyService {
         if !self.audit.writable() {
             return Err(Error::AuditUnavailable);
         }
-        Ok(self.timed(action, start()).await)
+        Ok(self.timed(action, start).await)
     }
 
-    async fn timed<T>(&self, action: Action, call: hsm_core::Call<T>) -> Result<T> {
+    async fn timed<T>(&self, action: Action, start: impl FnOnce() -> hsm_core::Call<T>) -> Result<T> {
         let started = Instant::now();
-        let result = call.await.map_err(Error::Hsm);
+        let result = start().await.map_err(Error::Hsm);
         let outcome = result
             .as_ref()
             .err()

@@ -101,7 +101,7 @@ pub struct Sign {
     /// The algorithm.
     pub algorithm: Choice,
     /// The data, or its digest.
-    pub data: Vec<u8>,
+    pub data: Zeroizing<Vec<u8>>,
     /// Which of the two.
     pub message_type: MessageType,
     /// How an ECDSA signature is written: DER if not said, r‖s if not said and the algorithm has a JOSE name.
@@ -166,7 +166,7 @@ impl Sign {
         Sign {
             key,
             algorithm: Choice::BY_KEY,
-            data: data.into(),
+            data: Zeroizing::new(data.into()),
             message_type: MessageType::Raw,
             format: None,
         }

@@ -199,7 +199,7 @@ async fn sign_with(state: &State, who: Who, key: KeyId, body: SignRequest) -> An
     let request = move |key| Sign {
         key,
         algorithm: choice(algorithm.as_deref(), Operation::Sign),
-        data: std::mem::take(&mut *data.into_bytes()),
+        data: data.into_bytes(),
         message_type: core_message_type(message_type),
         format: signature_format.map(core_format),
     };
@@ -236,7 +236,7 @@ async fn verify_with(state: &State, who: Who, key: KeyId, body: VerifyRequest) -
         signed: Sign {
             key,
             algorithm: choice(algorithm.as_deref(), Operation::Verify),
-            data: std::mem::take(&mut *data.into_bytes()),
+            data: data.into_bytes(),
             message_type: core_message_type(message_type.unwrap_or(MessageType::Raw)),
             format: signature_format.map(core_format),
         },
