@@ -91,13 +91,14 @@ pub(crate) fn create(worker: &mut Worker, new: &NewKey, reply: &Reply<KeyInfo>) 
         }
     });
     let id = made.as_ref().ok().map(|info| info.id.clone());
+    // Before the answer: who has it may use the label at once if there is no key, and else the token has it.
+    drop(reserved);
     if !reply.settle(made)
         && let Some(id) = id
     {
         tracing::warn!(%id, "the key was ready after its creation had been answered with an error; it is destroyed");
         let _: Result<()> = undo(worker, &id, Error::Timeout);
     }
-    drop(reserved);
 }
 
 /// Chooses a free id, and sees that the label is free.

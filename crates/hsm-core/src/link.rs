@@ -208,7 +208,14 @@ impl Link {
     pub(crate) fn open_session(&self) -> Result<Box<dyn Session>, Trouble> {
         let slot = self.state().slot;
         let mut session = self.backend.open(slot).map_err(Trouble::Failed)?;
-        self.log_in(session.as_mut()).map_err(Trouble::Refused)?;
+        if let Err(error) = self.log_in(session.as_mut()) {
+            if !is_gone(session.as_mut()) {
+                return Err(Trouble::Refused(error));
+            }
+            // All sessions were closed just after this one was opened: the login says nothing.
+            session = self.backend.open(slot).map_err(Trouble::Failed)?;
+            self.log_in(session.as_mut()).map_err(Trouble::Refused)?;
+        }
         Ok(session)
     }
 
@@ -317,6 +324,12 @@ impl Link {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether the token knows nothing of the session any more.
+pub(crate) fn is_gone(session: &mut dyn Session) -> bool {
+    let state = session.logged_in();
+    state.is_err_and(|failure| matches!(failure.rv, Some(Ckr::SessionHandleInvalid | Ckr::SessionClosed)))
 }
 
 /// Why there is no session.

@@ -9,7 +9,7 @@ use crate::error::{Ckr, Error, Failure, Result};
 use crate::hsm::Shared;
 use crate::index::Key;
 use crate::key::HsmKeyId;
-use crate::link::{Epoch, Login, Trouble};
+use crate::link::{Epoch, Login, Trouble, is_gone};
 use crate::quirks;
 
 /// A session with its owner: runs operations, and heals what can be healed.
@@ -230,8 +230,9 @@ impl Worker {
                 self.session = None;
                 if self.epoch == self.shared.link.epoch() {
                     tracing::warn!(%failure, "the sessions are lost; they are opened anew");
-                    self.shared.link.renew_sessions();
+                    // In this order: with a new session nobody may use an old handle.
                     self.shared.index.clear();
+                    self.shared.link.renew_sessions();
                 }
                 Ok(Ailment::Session)
             }
@@ -270,9 +271,16 @@ impl Worker {
         let Some(session) = self.session.as_mut() else {
             return Ok(Ailment::Session);
         };
-        if self.shared.link.log_in(session.as_mut())? {
-            tracing::warn!("the login was lost; the user is logged in again");
-            self.shared.index.clear();
+        // In this order: after the login nobody may use an old handle.
+        self.shared.index.clear();
+        match self.shared.link.log_in(session.as_mut()) {
+            Ok(true) => tracing::warn!("the login was lost; the user is logged in again"),
+            Ok(false) => {}
+            Err(_) if is_gone(session.as_mut()) => {
+                self.session = None;
+                return Ok(Ailment::Session);
+            }
+            Err(error) => return Err(error),
         }
         Ok(Ailment::Login)
     }

@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::http::Method;
 use actix_web::http::header::{self, HeaderName, HeaderValue};
+use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpMessage, web};
 use hsm_openapi::ProblemCode;
@@ -53,6 +53,13 @@ pub async fn gate(
                     let answer = problem::answer_to(&request_id, error);
                     response.into_response(answer)
                 }
+                // The pages of the documentation know no problem documents.
+                None if response.status() == StatusCode::NOT_FOUND
+                    && !response.headers().contains_key(header::CONTENT_TYPE) =>
+                {
+                    let answer = not_found().answer(&request_id);
+                    response.into_response(answer)
+                }
                 None => response.map_into_boxed_body(),
             }
         }
@@ -80,12 +87,6 @@ async fn admit(
     request_id: &str,
     pattern: Option<&str>,
 ) -> Result<(), ApiError> {
-    let not_found = || {
-        ApiError::new(
-            ProblemCode::NotFound,
-            "there is nothing at this path; /docs lists what there is",
-        )
-    };
     let routes = state.routes.at(pattern.ok_or_else(not_found)?);
     if routes.is_empty() {
         return Err(not_found());
@@ -128,6 +129,13 @@ async fn admit(
     }
     request.extensions_mut().insert(caller);
     Ok(())
+}
+
+fn not_found() -> ApiError {
+    ApiError::new(
+        ProblemCode::NotFound,
+        "there is nothing at this path; /docs lists what there is",
+    )
 }
 
 fn authenticate(request: &ServiceRequest, state: &State) -> Result<std::sync::Arc<auth::Caller>, ApiError> {

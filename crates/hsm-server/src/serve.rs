@@ -23,6 +23,9 @@ use crate::{embedded, problem, tls};
 /// The exit code of a fault of the PIN (`EX_CONFIG`): a supervisor need not try again.
 pub const PIN_FAULT: u8 = 78;
 
+/// What is left at least for closing sessions, after clients that never finished their requests have used up the time.
+const CLOSING: Duration = Duration::from_secs(1);
+
 /// How often the audit log is synced when not before each answer.
 const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -131,7 +134,8 @@ impl Ready {
                 return ExitCode::FAILURE;
             }
         };
-        let stopped = service.hsm().stop(deadline.saturating_duration_since(Instant::now()));
+        let left = deadline.saturating_duration_since(Instant::now());
+        let stopped = service.hsm().stop(left.max(CLOSING));
         service.audit().close();
         match stopped {
             Stopped::Clean => {

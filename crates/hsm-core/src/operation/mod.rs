@@ -133,12 +133,16 @@ pub(crate) fn sign(shared: &Shared, key: &Key, request: Sign) -> Result<Plan<Sig
     Ok(Box::new(move |worker, key| {
         let input = signing_input(&mechanism, algorithm, message_type, &data);
         let signature = worker.run_with_key(&key, |session, key| session.sign(&mechanism, private(key)?, &input))?;
+        if !has_right_length(&key, algorithm, signature.len()) {
+            return Err(wrong_length("signature"));
+        }
         if check_after {
             check_own_signature(worker, &key, algorithm, message_type, &data, &signature)?;
         }
         let signature = match (format, key_curve(&key)) {
-            (Some(SignatureFormat::Der), Some(curve)) => encoding::ecdsa_to_der(&signature, curve)
-                .ok_or_else(|| Error::Device("the token answered an ECDSA signature of a wrong length".into()))?,
+            (Some(SignatureFormat::Der), Some(curve)) => {
+                encoding::ecdsa_to_der(&signature, curve).ok_or_else(|| wrong_length("signature"))?
+            }
             _ => signature,
         };
         Ok(Signed {
@@ -211,9 +215,12 @@ fn encrypt_aes(
                 .len()
                 .checked_sub(GCM_TAG)
                 .filter(|length| *length == data.len());
-            let length =
-                length.ok_or_else(|| Error::Device("the token answered a ciphertext of a wrong length".into()))?;
+            let length = length.ok_or_else(|| wrong_length("ciphertext"))?;
             (iv, Some(ciphertext.split_off(length)))
+        }
+        Mechanism::AesCtr { .. } if ciphertext.len() != data.len() => return Err(wrong_length("ciphertext")),
+        Mechanism::AesCbcPad { .. } if ciphertext.len() != data.len() / BLOCK * BLOCK + BLOCK => {
+            return Err(wrong_length("ciphertext"));
         }
         _ => (iv.to_vec(), None),
     };
@@ -223,6 +230,10 @@ fn encrypt_aes(
         iv: Some(iv),
         tag,
     })
+}
+
+fn wrong_length(what: &str) -> Error {
+    Error::Device(format!("the token answered a {what} of a wrong length"))
 }
 
 fn encrypt_oaep(worker: &mut Worker, key: &Arc<Key>, hash: Option<Hash>, data: &[u8]) -> Result<Encrypted> {

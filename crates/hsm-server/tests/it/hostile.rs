@@ -12,6 +12,9 @@ use softhsm_test::Token;
 use crate::support::{Builder, Reply, Server, base64, mint, run, send, text};
 use crate::tools::{audit_records, only_fault, raw, sh, wait_until};
 
+/// Who says nothing for so long has nothing to say to what is no HTTP.
+const SILENCE: Duration = Duration::from_secs(1);
+
 fn connect(address: SocketAddr, bytes: &[u8]) -> TcpStream {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.write_all(bytes).unwrap();
@@ -66,7 +69,9 @@ fn a_head_that_does_not_end_is_cut_off() {
 fn a_connection_serves_one_request_after_another() {
     let server = Server::softhsm();
     let one = "GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n";
-    let answer = raw(server.address(), one.repeat(20).as_bytes());
+    let last = "GET /health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    let all = one.repeat(19) + last;
+    let answer = raw(server.address(), all.as_bytes(), Duration::from_secs(60));
     let answer = String::from_utf8_lossy(&answer);
     assert_eq!(answer.matches("HTTP/1.1 200 OK").count(), 20, "{answer}");
     // The body of a refused request is not taken for the next request.
@@ -75,7 +80,7 @@ fn a_connection_serves_one_request_after_another() {
         "POST /api/v1/hsm/sign HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{smuggled}",
         smuggled.len()
     );
-    let answer = raw(server.address(), refused.as_bytes());
+    let answer = raw(server.address(), refused.as_bytes(), SILENCE);
     let answer = String::from_utf8_lossy(&answer);
     assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
     assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
@@ -121,10 +126,10 @@ fn what_is_no_http() {
         "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
         "\r\n\r\n\r\n\r\n",
     ] {
-        let answer = raw(server.address(), bytes.as_bytes());
+        let answer = raw(server.address(), bytes.as_bytes(), SILENCE);
         let answer = String::from_utf8_lossy(&answer);
         for line in answer.lines().filter(|line| line.starts_with("HTTP/1.1 ")) {
-            assert!(!line.starts_with("HTTP/1.1 5"), "{line}: {:.80}", bytes);
+            assert!(!line.starts_with("HTTP/1.1 5"), "{line}: {bytes:.80}");
         }
         server.anonymous().get("/health/ready").good(200);
     }

@@ -33,6 +33,7 @@ mod heal;
 mod hostile;
 mod interop;
 mod keys;
+mod odd;
 mod original_page;
 mod scale;
 mod secrecy;

@@ -76,7 +76,7 @@ fn two_hundred_signatures(keys: u32) -> Duration {
 #[test]
 fn a_signature_costs_what_it_costs_with_ten_keys() {
     let (few, many) = (two_hundred_signatures(10), two_hundred_signatures(MANY));
-    println!("200 signatures: {few:?} with 10 keys, {many:?} with {MANY}");
+    eprintln!("200 signatures: {few:?} with 10 keys, {many:?} with {MANY}");
 }
 
 #[test]

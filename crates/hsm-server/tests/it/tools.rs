@@ -99,10 +99,10 @@ pub(crate) fn limit_files(server: &Server, bytes: Option<u64>) {
     sh(&format!("prlimit --pid {} --fsize={limit}:", server.pid()));
 }
 
-/// Sends bytes as they are and reads until the other side has no more to say, or says nothing for a second.
-pub(crate) fn raw(address: SocketAddr, bytes: &[u8]) -> Vec<u8> {
+/// Sends bytes as they are and reads until the other side ends, or says nothing for so long.
+pub(crate) fn raw(address: SocketAddr, bytes: &[u8], silence: Duration) -> Vec<u8> {
     let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    stream.set_read_timeout(Some(silence)).unwrap();
     stream.set_write_timeout(Some(PATIENCE)).unwrap();
     // A server may close before it has read all.
     let _ = stream.write_all(bytes);
