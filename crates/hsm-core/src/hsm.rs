@@ -4,73 +4,25 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use secrecy::SecretString;
-
 use crate::backend::{Backend, MechanismInfo, Slot, Token};
 use crate::call::{self, Call, Reply, Settle};
 use crate::create::{self, Creating};
 use crate::entropy::Entropy;
-use crate::error::{Ckr, Error, Failure, Result};
+use crate::error::{Error, Result};
 use crate::index::{Index, Key};
 use crate::keeper::{self, Close, Keeper};
 use crate::key::{HsmKeyId, KeyInfo, KeyType, NewKey, Usage};
 use crate::link::{Link, Login, OpenError};
 use crate::oaep::OaepHashes;
 use crate::operation::{self, Decrypt, Encrypt, Encrypted, Plan, Sign, Signed, Verify};
-use crate::uri::TokenSelector;
+use crate::shared::{Options, Shared};
 use crate::worker::{Again, Worker};
-use crate::workers::{self, Job, Load, Queue};
+use crate::workers::{self, Load, Queue};
 
 /// How old the picture of the whole token may be that a list is taken from.
 const LIST_AGE: Duration = Duration::from_secs(5);
-
-/// Which signatures are checked with the public key before they are given out.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum VerifyAfterSign {
-    /// RSA signatures: a faulty one can give the private key away.
-    #[default]
-    Rsa,
-    /// All that have a public key.
-    All,
-    /// None.
-    None,
-}
-
-/// How a token is used.
-#[derive(Clone)]
-pub struct Options {
-    /// Which token; the default fits the only initialised one.
-    pub token: TokenSelector,
-    /// The user PIN. Without it only what needs no login is done.
-    pub pin: Option<SecretString>,
-    /// Deadline of one operation.
-    pub timeout: Duration,
-    /// Deadline of a key creation.
-    pub keygen_timeout: Duration,
-    /// Sessions that work, at most what the token states; `None`: twice the processors.
-    pub max_sessions: Option<usize>,
-    /// How many operations may wait for a session.
-    pub queue: usize,
-    /// Which signatures are checked before they are given out.
-    pub verify_after_sign: VerifyAfterSign,
-    /// Whether AES-CBC is allowed.
-    pub legacy_algorithms: bool,
-}
-
-impl Default for Options {
-    fn default() -> Options {
-        Options {
-            token: TokenSelector::default(),
-            pin: None,
-            timeout: Duration::from_secs(10),
-            keygen_timeout: Duration::from_secs(60),
-            max_sessions: None,
-            queue: 1024,
-            verify_after_sign: VerifyAfterSign::default(),
-            legacy_algorithms: false,
-        }
-    }
-}
+/// How long the last drop waits for threads that close their sessions.
+const LEAVING: Duration = Duration::from_secs(1);
 
 /// A token, logged in to, with worker sessions. Cheap to clone; all clones are the same.
 #[derive(Clone)]
@@ -79,25 +31,20 @@ pub struct Hsm {
     _owner: Arc<Owner>,
 }
 
-/// Ends the threads when the last [`Hsm`] of a token is dropped.
+/// Ends the threads when the last [`Hsm`] of a token is dropped, and waits for them for an instant.
 struct Owner(Arc<Shared>);
 
 impl Drop for Owner {
     fn drop(&mut self) {
         self.0.queue.close();
         self.0.keeper.close(Close::Leave);
+        // A process may end now, and a module's exit handlers do not bear threads that are still closing sessions.
+        let deadline = Instant::now() + LEAVING;
+        self.0.queue.wait_for_workers(deadline);
+        while !self.0.keeper.has_ended() && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(1));
+        }
     }
-}
-
-pub(crate) struct Shared {
-    pub(crate) options: Options,
-    pub(crate) link: Link,
-    pub(crate) queue: Queue,
-    pub(crate) index: Index,
-    pub(crate) keeper: Keeper,
-    pub(crate) creating: Creating,
-    pub(crate) entropy: Entropy,
-    pub(crate) oaep: OaepHashes,
 }
 
 /// Which keys to list.
@@ -410,68 +357,5 @@ impl Hsm {
 
     fn foreign_token(&self, id: &HsmKeyId) -> Result<()> {
         id.token().map_or(Ok(()), |_| Err(Error::KeyNotFound(id.clone())))
-    }
-}
-
-impl Shared {
-    fn submit<T: Send + 'static>(
-        self: &Arc<Self>,
-        timeout: Duration,
-        reply: Reply<T>,
-        run: impl FnOnce(&mut Worker, Reply<T>) + Send + 'static,
-    ) {
-        if let Err(error) = self.link.check() {
-            reply.settle(Err(error));
-            return;
-        }
-        self.queue.submit(Job {
-            settle: reply.watch(),
-            deadline: Instant::now() + timeout,
-            run: Box::new(move |worker| {
-                if reply.is_pending() {
-                    run(worker, reply);
-                }
-            }),
-        });
-    }
-
-    fn go_on<T: Send + 'static>(
-        self: &Arc<Self>,
-        key: &Arc<Key>,
-        reply: Reply<T>,
-        plan: impl FnOnce(&Shared, &Key) -> Result<Plan<T>>,
-    ) {
-        let planned = if key.ambiguous {
-            Err(Error::AmbiguousKey(key.info.id.clone()))
-        } else {
-            plan(self, key)
-        };
-        match planned {
-            Err(error) => {
-                reply.settle(Err(error));
-            }
-            Ok(plan) => {
-                let key = key.clone();
-                self.submit(self.options.timeout, reply, move |worker, reply| {
-                    reply.settle(plan(worker, key));
-                });
-            }
-        }
-    }
-
-    /// The token is gone: handles, sessions and login with it.
-    pub(crate) fn lose_token(&self, reason: String) {
-        self.link.go_down(reason);
-        self.index.clear();
-        self.keeper.wake();
-    }
-
-    /// No session could be opened.
-    pub(crate) fn no_session(&self, failure: &Failure) {
-        match failure.rv {
-            Some(Ckr::SlotIdInvalid | Ckr::TokenNotRecognized) => self.lose_token(failure.to_string()),
-            Some(Ckr::DeviceError | Ckr::GeneralError | Ckr::FunctionFailed) => self.keeper.suspect(),
-            _ => {}
-        }
     }
 }

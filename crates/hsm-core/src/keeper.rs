@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use crate::backend::{Class, Filter, Session};
 use crate::call::Settle;
 use crate::error::{Ckr, Error, Result};
-use crate::hsm::Shared;
 use crate::key::HsmKeyId;
 use crate::link::{Login, Trouble};
 use crate::quirks;
+use crate::shared::Shared;
 use crate::worker::{Again, Worker};
 
 /// At most one walk starts in this time.
@@ -106,8 +106,11 @@ impl Keeper {
 pub(crate) fn start(shared: &Arc<Shared>, session: Box<dyn Session>) -> std::io::Result<()> {
     let mut worker = Worker::new(shared.clone(), Some(session));
     thread::Builder::new().name("hsm-keeper".into()).spawn(move || {
+        let shared = worker.shared.clone();
         keep(&mut worker);
-        worker.shared.keeper.lock().ended = true;
+        // Its session closes before anybody finalizes the module.
+        drop(worker);
+        shared.keeper.lock().ended = true;
     })?;
     Ok(())
 }

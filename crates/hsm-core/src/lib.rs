@@ -24,6 +24,7 @@ mod operation;
 #[cfg(feature = "pkcs11")]
 pub mod pkcs11;
 mod quirks;
+mod shared;
 pub mod software;
 pub mod uri;
 mod worker;
@@ -33,10 +34,11 @@ pub use algorithm::{Algorithm, Hash, Operation};
 pub use call::Call;
 pub use doctor::Leftovers;
 pub use error::{Ckr, Error, Result};
-pub use hsm::{Hsm, KeyPage, KeyQuery, Options, Status, Stopped, VerifyAfterSign};
+pub use hsm::{Hsm, KeyPage, KeyQuery, Status, Stopped};
 pub use key::{Curve, HsmKeyId, KeyInfo, KeySize, KeySpec, KeyType, Label, NewKey, PublicKey, Usage, Usages};
 pub use link::{Login, OpenError};
 pub use operation::{Choice, Decrypt, Encrypt, Encrypted, MessageType, Sign, SignatureFormat, Signed, Verify};
+pub use shared::{Options, VerifyAfterSign};
 pub use workers::Load;
 
 /// The example of the project's README, held to compile.

@@ -6,8 +6,8 @@ use std::sync::{Mutex, PoisonError};
 use crate::algorithm::{Hash, MechanismId};
 use crate::backend::{Made, Mechanism, Template};
 use crate::error::{Error, Result};
-use crate::hsm::Shared;
 use crate::key::{KeySpec, Usage, Usages};
+use crate::shared::Shared;
 use crate::software::PreparedKey;
 use crate::worker::{Again, Worker};
 

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use crate::backend::{Filter, Handle, Object, Outcome, Session};
 use crate::error::{Ckr, Error, Failure, Result};
-use crate::hsm::Shared;
 use crate::index::Key;
 use crate::key::HsmKeyId;
 use crate::link::{Epoch, Login, Trouble, is_gone};
 use crate::quirks;
+use crate::shared::Shared;
 
 /// A session with its owner: runs operations, and heals what can be healed.
 pub(crate) struct Worker {

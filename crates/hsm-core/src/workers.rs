@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::call::Settle;
 use crate::error::{Error, Result};
-use crate::hsm::Shared;
+use crate::shared::Shared;
 use crate::worker::{Again, Worker};
 
 /// A piece of work for one session.

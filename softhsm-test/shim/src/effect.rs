@@ -1,5 +1,6 @@
 //! What the actions do, before and after the real call.
 
+use std::sync::{PoisonError, RwLock};
 use std::thread::sleep;
 use std::time::Duration;
 use std::{ptr, slice};
@@ -49,6 +50,15 @@ pub(crate) struct Call {
     pub(crate) output: Output,
 }
 
+/// Calls of the real module share it. SoftHSM crashes when sessions are closed under a call of another thread, which no
+/// program that owns its sessions does.
+static MODULE: RwLock<()> = RwLock::new(());
+
+fn alone(act: impl FnOnce()) {
+    let _nobody_else = MODULE.write().unwrap_or_else(PoisonError::into_inner);
+    act();
+}
+
 /// Runs one call of the real module with everything that the rules put around it.
 pub(crate) fn around(call: Call, forward: impl FnOnce(&CK_FUNCTION_LIST) -> Option<CK_RV>) -> CK_RV {
     let Some(real) = state::real() else {
@@ -65,12 +75,15 @@ pub(crate) fn around(call: Call, forward: impl FnOnce(&CK_FUNCTION_LIST) -> Opti
             }
             Action::DelayMs(ms) => sleep(Duration::from_millis(*ms)),
             Action::Hang => hang(),
-            Action::ForgetSessions => on_each_slot(real, forget_sessions),
-            Action::Logout => on_each_slot(real, log_out),
+            Action::ForgetSessions => alone(|| on_each_slot(real, forget_sessions)),
+            Action::Logout => alone(|| on_each_slot(real, log_out)),
             _ => {}
         }
     }
-    let rv = forward(real).unwrap_or(CKR_FUNCTION_NOT_SUPPORTED);
+    let rv = {
+        let _in_the_module = MODULE.read().unwrap_or_else(PoisonError::into_inner);
+        forward(real).unwrap_or(CKR_FUNCTION_NOT_SUPPORTED)
+    };
     for action in &actions {
         if let Action::LateReturn(rv) = action {
             return *rv;

@@ -5,9 +5,9 @@ use super::request::{Choice, MessageType, Sign, SignatureFormat};
 use crate::algorithm::{Algorithm, Hash, JoseKey, Named, Operation, Scheme};
 use crate::backend::MechanismInfo;
 use crate::error::{Error, Result};
-use crate::hsm::Shared;
 use crate::index::Key;
 use crate::key::{Curve, KeySize, KeyType, Usage};
+use crate::shared::Shared;
 
 pub(super) enum Chosen {
     /// The algorithm is known.

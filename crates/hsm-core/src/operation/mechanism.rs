@@ -6,9 +6,9 @@ use crate::algorithm::{Algorithm, Hash, MechanismId, Scheme};
 use crate::backend::{Handle, Mechanism, MechanismInfo, Outcome};
 use crate::encoding;
 use crate::error::{Ckr, During, Error, Failure, Result};
-use crate::hsm::Shared;
 use crate::index::Key;
 use crate::key::{Curve, KeySize};
+use crate::shared::Shared;
 use crate::software::Message;
 
 pub(super) fn listed(shared: &Shared, mechanism: MechanismId, does: impl Fn(&MechanismInfo) -> bool) -> Result<()> {

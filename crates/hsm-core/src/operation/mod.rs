@@ -13,11 +13,11 @@ use crate::algorithm::{Algorithm, Hash, MechanismId, Operation, Scheme};
 use crate::backend::Mechanism;
 use crate::encoding;
 use crate::error::{Error, Result};
-use crate::hsm::{Shared, VerifyAfterSign};
 use crate::index::Key;
 use crate::key::{Curve, KeySize, KeyType, Usage};
 use crate::oaep;
 use crate::quirks;
+use crate::shared::{Shared, VerifyAfterSign};
 use crate::worker::Worker;
 
 pub use request::{Choice, Decrypt, Encrypt, Encrypted, MessageType, Sign, SignatureFormat, Signed, Verify};

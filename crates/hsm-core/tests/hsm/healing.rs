@@ -227,21 +227,3 @@ fn no_key_is_mixed_up_when_everything_is_lost_and_keys_come_and_go() {
         }
     });
 }
-
-fn variant(rules: &[&str], makes: bool) {
-    nothing_is_mixed_up_while(|faulty, turn| {
-        if !rules.is_empty() {
-            faulty.token.fault(rules[turn % rules.len()]);
-        }
-        if makes && let Ok(key) = faulty.hsm.generate(p256(&format!("passing {turn}"))).wait() {
-            thread::sleep(Duration::from_millis(5));
-            drop(faulty.hsm.delete(&key.id).wait());
-        }
-    });
-}
-#[test] fn va_none() { variant(&[], true); }
-#[test] fn vb_forget() { variant(&["forget-sessions"], true); }
-#[test] fn vc_anew() { variant(&[BEGIN_ANEW], true); }
-#[test] fn vd_logout() { variant(&["logout"], true); }
-#[test] fn ve_gone() { variant(&["C_SignInit rv=0xe0 count=1"], true); }
-#[test] fn vf_all_no_make() { variant(&["forget-sessions", BEGIN_ANEW, "logout", "C_SignInit rv=0xe0 count=1"], false); }

@@ -1,0 +1,143 @@
+//! What the threads of a token share, and how a call finds its way to one of them.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use secrecy::SecretString;
+
+use crate::call::Reply;
+use crate::create::Creating;
+use crate::entropy::Entropy;
+use crate::error::{Ckr, Error, Failure, Result};
+use crate::index::{Index, Key};
+use crate::keeper::Keeper;
+use crate::link::Link;
+use crate::oaep::OaepHashes;
+use crate::operation::Plan;
+use crate::uri::TokenSelector;
+use crate::worker::Worker;
+use crate::workers::{Job, Queue};
+
+/// Which signatures are checked with the public key before they are given out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum VerifyAfterSign {
+    /// RSA signatures: a faulty one can give the private key away.
+    #[default]
+    Rsa,
+    /// All that have a public key.
+    All,
+    /// None.
+    None,
+}
+
+/// How a token is used.
+#[derive(Clone)]
+pub struct Options {
+    /// Which token; the default fits the only initialised one.
+    pub token: TokenSelector,
+    /// The user PIN. Without it only what needs no login is done.
+    pub pin: Option<SecretString>,
+    /// Deadline of one operation.
+    pub timeout: Duration,
+    /// Deadline of a key creation.
+    pub keygen_timeout: Duration,
+    /// Sessions that work, at most what the token states; `None`: twice the processors.
+    pub max_sessions: Option<usize>,
+    /// How many operations may wait for a session.
+    pub queue: usize,
+    /// Which signatures are checked before they are given out.
+    pub verify_after_sign: VerifyAfterSign,
+    /// Whether AES-CBC is allowed.
+    pub legacy_algorithms: bool,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            token: TokenSelector::default(),
+            pin: None,
+            timeout: Duration::from_secs(10),
+            keygen_timeout: Duration::from_secs(60),
+            max_sessions: None,
+            queue: 1024,
+            verify_after_sign: VerifyAfterSign::default(),
+            legacy_algorithms: false,
+        }
+    }
+}
+
+pub(crate) struct Shared {
+    pub(crate) options: Options,
+    pub(crate) link: Link,
+    pub(crate) queue: Queue,
+    pub(crate) index: Index,
+    pub(crate) keeper: Keeper,
+    pub(crate) creating: Creating,
+    pub(crate) entropy: Entropy,
+    pub(crate) oaep: OaepHashes,
+}
+
+impl Shared {
+    /// Hands a job to the workers, unless the token is away.
+    pub(crate) fn submit<T: Send + 'static>(
+        self: &Arc<Self>,
+        timeout: Duration,
+        reply: Reply<T>,
+        run: impl FnOnce(&mut Worker, Reply<T>) + Send + 'static,
+    ) {
+        if let Err(error) = self.link.check() {
+            reply.settle(Err(error));
+            return;
+        }
+        self.queue.submit(Job {
+            settle: reply.watch(),
+            deadline: Instant::now() + timeout,
+            run: Box::new(move |worker| {
+                if reply.is_pending() {
+                    run(worker, reply);
+                }
+            }),
+        });
+    }
+
+    /// Checks a request against its key, and hands what is left to do to the workers.
+    pub(crate) fn go_on<T: Send + 'static>(
+        self: &Arc<Self>,
+        key: &Arc<Key>,
+        reply: Reply<T>,
+        plan: impl FnOnce(&Shared, &Key) -> Result<Plan<T>>,
+    ) {
+        let planned = if key.ambiguous {
+            Err(Error::AmbiguousKey(key.info.id.clone()))
+        } else {
+            plan(self, key)
+        };
+        match planned {
+            Err(error) => {
+                reply.settle(Err(error));
+            }
+            Ok(plan) => {
+                let key = key.clone();
+                self.submit(self.options.timeout, reply, move |worker, reply| {
+                    reply.settle(plan(worker, key));
+                });
+            }
+        }
+    }
+
+    /// The token is gone: handles, sessions and login with it.
+    pub(crate) fn lose_token(&self, reason: String) {
+        self.link.go_down(reason);
+        self.index.clear();
+        self.keeper.wake();
+    }
+
+    /// No session could be opened.
+    pub(crate) fn no_session(&self, failure: &Failure) {
+        match failure.rv {
+            Some(Ckr::SlotIdInvalid | Ckr::TokenNotRecognized) => self.lose_token(failure.to_string()),
+            Some(Ckr::DeviceError | Ckr::GeneralError | Ckr::FunctionFailed) => self.keeper.suspect(),
+            _ => {}
+        }
+    }
+}
