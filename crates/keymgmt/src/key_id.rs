@@ -54,7 +54,6 @@ impl fmt::Display for KeyId {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test ends where it fails")]
 mod tests {
     use super::*;
 
