@@ -58,7 +58,8 @@ needs_component() {
 needs_build_tools() {
     needs 'command -v cc' gcc libc6-dev
     needs 'command -v make' make
-    needs 'command -v perl' perl
+    # perl-base, which every Debian has, lacks modules that OpenSSL's Configure uses.
+    needs 'perl -MFindBin -MIPC::Cmd -MFile::Compare -MFile::Copy -MTime::Piece -e 1' perl
     needs 'find /usr/lib /usr/lib64 /usr/local /opt/homebrew /Library/Developer "${LIBCLANG_PATH:-/usr/lib}" \
         -maxdepth 4 -name "libclang[.-]*" 2>/dev/null | grep -q .' libclang-dev
     # The library alone does not do: it reads headers of its own.

@@ -9,16 +9,13 @@ use crate::error::{Error, Result};
 
 /// An operation under way on the token. It has a deadline, so it always ends; dropping it does not undo the operation.
 #[must_use = "the outcome of the operation is in the call"]
-#[derive(Debug)]
 pub struct Call<T>(Arc<Shared<T>>);
 
-#[derive(Debug)]
 struct Shared<T> {
     state: Mutex<State<T>>,
     settled: Condvar,
 }
 
-#[derive(Debug)]
 enum State<T> {
     Pending(Option<Waker>),
     Settled(Result<T>),
@@ -61,10 +58,22 @@ impl<T> Call<T> {
         loop {
             match std::mem::replace(&mut *state, State::Taken) {
                 State::Settled(result) => return result,
-                pending => *state = pending,
+                State::Taken => return Err(taken()),
+                pending @ State::Pending(_) => *state = pending,
             }
             state = self.0.settled.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
+    }
+}
+
+fn taken() -> Error {
+    Error::Internal("the call's answer was taken before".into())
+}
+
+impl<T> std::fmt::Debug for Call<T> {
+    /// Shows nothing of the answer, which may be a plaintext.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Call").finish_non_exhaustive()
     }
 }
 
@@ -79,7 +88,7 @@ impl<T> Future for Call<T> {
                 *state = State::Pending(Some(context.waker().clone()));
                 Poll::Pending
             }
-            State::Taken => Poll::Ready(Err(Error::Internal("the call was polled after it had ended".into()))),
+            State::Taken => Poll::Ready(Err(taken())),
         }
     }
 }

@@ -3,16 +3,21 @@
 
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::algorithm::MechanismId;
 use crate::backend::{Filter, Handle, Made, Outcome, Template};
 use crate::call::Reply;
-use crate::error::{Ckr, Error, Result};
+use crate::error::{Error, Result};
+use crate::index::{Found, Stale};
 use crate::key::{Curve, HsmKeyId, KeyInfo, KeySpec, Label, NewKey};
 use crate::quirks;
 use crate::worker::{Again, Worker};
 
+/// How long after its deadline a creation that has not returned is taken for failed.
+const AFTER_DEADLINE: Duration = Duration::from_secs(1);
+/// How often a key is looked up to be destroyed, when everything changes under it.
+const MOST_LOOKS: u32 = 5;
 /// Length of a CKA_ID that is made here, in bytes.
 const ID_BYTES: usize = 8;
 
@@ -82,12 +87,15 @@ pub(crate) fn create(worker: &mut Worker, new: &NewKey, reply: &Reply<KeyInfo>) 
             return;
         }
     };
-    let made = prepare(worker, new).and_then(|id| make(worker, new, &id));
-    let made = made.and_then(|info| {
-        if Instant::now() < deadline {
-            Ok(info)
-        } else {
-            undo(worker, &info.id, Error::Timeout)
+    let made = prepare(worker, new).and_then(|id| {
+        // Should the module never return, what it made is destroyed once it appears.
+        shared.keeper.destroy_from(id.clone(), deadline + AFTER_DEADLINE);
+        let made = make(worker, new, &id);
+        let in_time = Instant::now() < deadline;
+        match (made, shared.keeper.keep(&id)) {
+            (Ok(info), true) if in_time => Ok(info),
+            (Ok(_), _) => undo(worker, &id, Error::Timeout),
+            (Err(error), _) => undo(worker, &id, error),
         }
     });
     let id = made.as_ref().ok().map(|info| info.id.clone());
@@ -105,9 +113,14 @@ pub(crate) fn create(worker: &mut Worker, new: &NewKey, reply: &Reply<KeyInfo>) 
 fn prepare(worker: &mut Worker, new: &NewKey) -> Result<HsmKeyId> {
     let label = new.label.as_str();
     let shared = worker.shared.clone();
+    let token = shared.link.token();
     let holds_label = worker.run(Again::Once, |session| {
         for handle in session.find(&Filter::Label(label))? {
-            let holder = session.read(handle)?;
+            let holder = match session.read(handle) {
+                // Destroyed by somebody between the search and the look.
+                Err(failure) if quirks::is_dead_handle(&token, &failure) => None,
+                holder => holder?,
+            };
             if holder.is_some_and(|object| !object.id.is_empty() && object.label == label) {
                 return Ok(true);
             }
@@ -140,29 +153,26 @@ fn make(worker: &mut Worker, new: &NewKey, id: &HsmKeyId) -> Result<KeyInfo> {
         usages: new.usages,
         session_only: false,
     };
-    let token = worker.shared.link.token();
-    let made = worker.run(Again::Never, |session| {
-        session
-            .generate(&template)
-            .map_err(|failure| quirks::of_creation(&token, new.spec, failure))
-    });
-    let seen = made.and_then(|made| read(worker, id, made));
-    seen.or_else(|error| undo(worker, id, error))
-}
-
-/// What the token tells of a key that was just made.
-fn read(worker: &mut Worker, id: &HsmKeyId, made: Made) -> Result<KeyInfo> {
-    let handles = match made {
-        Made::Secret(secret) => vec![secret],
-        Made::Pair { public, private } => vec![public, private],
-    };
-    let objects = worker.run(Again::Never, |session| {
-        let read = |handle: &Handle| Ok(session.read(*handle)?.map(|object| (*handle, object)));
-        handles.iter().map(read).collect::<Outcome<Option<Vec<_>>>>()
+    let shared = worker.shared.clone();
+    let token = shared.link.token();
+    // In one go: the handles may not outlive a restart of the module.
+    let found = worker.run(Again::Never, |session| {
+        let generation = shared.index.generation();
+        let made = session.generate(&template);
+        let handles = match made.map_err(|failure| quirks::of_creation(&token, new.spec, failure))? {
+            Made::Secret(secret) => vec![secret],
+            Made::Pair { public, private } => vec![public, private],
+        };
+        let read = |handle: Handle| Ok(session.read(handle)?.map(|object| (handle, object)));
+        let objects = handles.into_iter().map(read).collect::<Outcome<Option<Vec<_>>>>()?;
+        Ok(objects.map(|objects| Found { generation, objects }))
     })?;
-    let key = objects.and_then(|objects| worker.shared.index.replace(id, objects));
-    let key = key.ok_or_else(|| Error::Device("the token does not tell what kind of key it made".into()))?;
-    Ok(key.info.clone())
+    let found = found.ok_or_else(|| Error::Device("the token does not tell what kind of key it made".into()))?;
+    match shared.index.replace(id, found) {
+        Ok(Some(key)) => Ok(key.info.clone()),
+        // Dropped since: it is on the token, and will be found there.
+        Ok(None) | Err(Stale) => Ok(worker.find(id)?.info.clone()),
+    }
 }
 
 /// Destroys what there is under `id`, now or when it appears, and answers `error`.
@@ -183,32 +193,76 @@ fn undo<T>(worker: &mut Worker, id: &HsmKeyId, error: Error) -> Result<T> {
 pub(crate) fn delete(worker: &mut Worker, id: &HsmKeyId) -> Result<KeyInfo> {
     let key = worker.find(id)?;
     let info = key.info.clone();
-    match destroy(worker, id, &key.handles().collect::<Vec<_>>()) {
-        Ok(()) => Ok(info),
-        Err(error) => match worker.find(id) {
-            Err(Error::KeyNotFound(_)) => Ok(info),
-            _ => Err(error),
-        },
+    let mut fate = destroy(worker, id, &key.handles().collect::<Vec<_>>(), key.generation());
+    for _ in 0..MOST_LOOKS {
+        match fate {
+            Ok(Fate::Destroyed) => return Ok(info),
+            // Nothing was asked of the token yet for these: look again.
+            Ok(Fate::HandlesDied) => {}
+            Err(error) => {
+                return match worker.find(id) {
+                    Err(Error::KeyNotFound(_)) => Ok(info),
+                    _ => Err(error),
+                };
+            }
+        }
+        let found = worker.objects(id)?;
+        fate = destroy(worker, id, &in_order(&found), found.generation);
     }
+    Err(Error::Device("the token's sessions are lost again and again".into()))
 }
 
 /// Destroys every key object with this id, secret and private ones first; tells how many there were.
 pub(crate) fn destroy_objects(worker: &mut Worker, id: &HsmKeyId) -> Result<usize> {
-    let mut objects = worker.objects(id)?;
-    objects.sort_by_key(|(_, object)| object.class);
-    let handles: Vec<Handle> = objects.iter().map(|(handle, _)| *handle).collect();
-    destroy(worker, id, &handles)?;
-    Ok(handles.len())
+    let mut destroyed = 0;
+    for _ in 0..MOST_LOOKS {
+        let found = worker.objects(id)?;
+        destroyed = destroyed.max(found.objects.len());
+        match destroy(worker, id, &in_order(&found), found.generation)? {
+            Fate::Destroyed => return Ok(destroyed),
+            Fate::HandlesDied => {}
+        }
+    }
+    Err(Error::Device("the token's sessions are lost again and again".into()))
 }
 
-fn destroy(worker: &mut Worker, id: &HsmKeyId, handles: &[Handle]) -> Result<()> {
+fn in_order(found: &Found) -> Vec<Handle> {
+    let mut objects: Vec<_> = found
+        .objects
+        .iter()
+        .map(|(handle, object)| (object.class, *handle))
+        .collect();
+    objects.sort_unstable();
+    objects.into_iter().map(|(_, handle)| handle).collect()
+}
+
+/// What became of objects that were to be destroyed.
+enum Fate {
+    Destroyed,
+    /// A handle was dead before it was used, or the token does not know it: what it stood for must be looked for again.
+    HandlesDied,
+}
+
+fn destroy(worker: &mut Worker, id: &HsmKeyId, handles: &[Handle], generation: u64) -> Result<Fate> {
     let shared = worker.shared.clone();
+    let token = shared.link.token();
+    // Nobody uses the key from here on.
+    shared.index.remove(id);
     for handle in handles {
-        worker.run(Again::Never, |session| match session.destroy(*handle) {
-            Err(failure) if failure.rv == Some(Ckr::ObjectHandleInvalid) => shared.link.still_logged_in(session),
-            outcome => outcome,
+        let fate = worker.run(Again::Never, |session| {
+            if shared.index.generation() != generation {
+                return Ok(Fate::HandlesDied);
+            }
+            match session.destroy(*handle) {
+                Ok(()) => Ok(Fate::Destroyed),
+                Err(failure) if quirks::is_dead_handle(&token, &failure) => Ok(Fate::HandlesDied),
+                Err(failure) => Err(failure),
+            }
         })?;
+        if matches!(fate, Fate::HandlesDied) {
+            return Ok(fate);
+        }
     }
     shared.index.remove(id);
-    Ok(())
+    Ok(Fate::Destroyed)
 }

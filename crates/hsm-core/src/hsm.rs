@@ -194,17 +194,18 @@ impl Hsm {
                 query.key_type.is_none_or(|t| t == info.key_type)
                     && query.label.as_ref().is_none_or(|label| *label == info.label)
             };
-            let (keys, more) = shared.index.page(query.after.as_ref(), query.limit, wanted);
-            KeyPage { keys, more }
+            let (keys, more) = shared.index.page(query.after.as_ref(), query.limit, wanted)?;
+            Some(KeyPage { keys, more })
         };
         let fresh = self.shared.index.walked().is_some_and(|at| at.elapsed() < LIST_AGE);
-        if fresh {
-            return Call::settled(Ok(page(&self.shared, &query)));
+        if let Some(page) = fresh.then(|| page(&self.shared, &query)).flatten() {
+            return Call::settled(Ok(page));
         }
         let (reply, call) = call::pair();
         let shared = self.shared.clone();
         self.walk_then(&reply.watch(), move |walked| {
-            reply.settle(walked.map(|()| page(&shared, &query)));
+            let dropped = || Error::Unavailable("the token's sessions are lost again and again".into());
+            reply.settle(walked.and_then(|()| page(&shared, &query).ok_or_else(dropped)));
         });
         call
     }
@@ -218,6 +219,11 @@ impl Hsm {
         self.call(self.shared.options.timeout, move |worker, reply| {
             reply.settle(create::delete(worker, &id));
         })
+    }
+
+    /// Has a key that must not stay destroyed as soon as that can be done, even if the token is away just now.
+    pub fn discard(&self, id: &HsmKeyId) {
+        self.shared.keeper.destroy_later(id.clone());
     }
 
     /// Encrypts.
@@ -327,6 +333,10 @@ impl Hsm {
                 shared.submit(shared.options.timeout, reply, move |worker, reply| {
                     match worker.find(&id) {
                         Ok(key) => again.go_on(&key, reply, plan),
+                        Err(error @ Error::KeyNotFound(_)) => {
+                            let unseen = again.link.check_login().err();
+                            reply.settle(Err(unseen.unwrap_or(error)));
+                        }
                         Err(error) => drop(reply.settle(Err(error))),
                     }
                 });

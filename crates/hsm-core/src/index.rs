@@ -4,12 +4,15 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Bound;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::backend::{Class, Handle, Object, Token};
 use crate::key::{HsmKeyId, KeyInfo, KeySize, KeyType, PublicKey, Usages};
 use crate::software::PreparedKey;
 use crate::uri::pkcs11_uri;
+
+/// How old what was read of an object may be when a list is made of it.
+const READ_ALL_AGE: Duration = Duration::from_secs(8);
 
 /// A key as the index knows it.
 pub(crate) struct Key {
@@ -33,6 +36,11 @@ impl Key {
     /// The object that decrypts, signs, unwraps: the private half, or the secret key.
     pub(crate) fn private(&self) -> Option<Handle> {
         self.private.or(self.secret)
+    }
+
+    /// [`Index::generation`] of its handles.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// All its objects.
@@ -59,6 +67,8 @@ pub(crate) struct Walk {
     change: u64,
     /// All handles that were found.
     pub found: Vec<Handle>,
+    /// Whether all of them are read, known or not.
+    all: bool,
     /// What was read of new ones; `None` for objects that are no keys of ours to list.
     pub read: Vec<(Handle, Option<Object>)>,
 }
@@ -66,6 +76,18 @@ pub(crate) struct Walk {
 pub(crate) struct Index {
     state: RwLock<State>,
 }
+
+/// Objects that were found, and when: handles of another generation are not used.
+pub(crate) struct Found {
+    /// [`Index::generation`] when they were looked for.
+    pub generation: u64,
+    /// The objects.
+    pub objects: Vec<(Handle, Object)>,
+}
+
+/// The handles have died.
+#[derive(Debug)]
+pub(crate) struct Stale;
 
 #[derive(Default)]
 struct State {
@@ -78,6 +100,8 @@ struct State {
     /// While a walk is under way: the handles that were removed since it began.
     removed: Option<HashSet<Handle>>,
     walked: Option<Instant>,
+    /// When every object was last read, known or not.
+    all_read: Option<Instant>,
     /// The token that the keys are on, for their URIs.
     token: Option<Token>,
 }
@@ -114,14 +138,16 @@ impl Index {
         state.generation == key.generation && state.groups.get(&key.info.id).is_some_and(|group| same(&group.key))
     }
 
-    /// Keys in the order of their ids, after `after`, that `wanted` takes; at most `limit`, and whether there are more.
+    /// Keys in the order of their ids, after `after`, that `wanted` takes; at most `limit`, and whether there are more;
+    /// `None` if the token was not walked over since everything was dropped.
     pub(crate) fn page(
         &self,
         after: Option<&HsmKeyId>,
         limit: usize,
         wanted: impl Fn(&KeyInfo) -> bool,
-    ) -> (Vec<KeyInfo>, bool) {
+    ) -> Option<(Vec<KeyInfo>, bool)> {
         let state = self.read();
+        state.walked?;
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let mut matching = state
             .groups
@@ -129,7 +155,7 @@ impl Index {
             .map(|(_, group)| &group.key.info)
             .filter(|info| wanted(info));
         let page = matching.by_ref().take(limit).cloned().collect();
-        (page, matching.next().is_some())
+        Some((page, matching.next().is_some()))
     }
 
     /// When the whole token was last walked over.
@@ -144,11 +170,20 @@ impl Index {
         state.groups.clear();
         state.known.clear();
         state.walked = None;
+        state.all_read = None;
     }
 
-    /// Takes note of objects that were made or found by id.
-    pub(crate) fn insert(&self, objects: Vec<(Handle, Object)>) {
-        self.write().insert(objects);
+    /// Which handles are good: it changes when all of them die.
+    pub(crate) fn generation(&self) -> u64 {
+        self.read().generation
+    }
+
+    /// Takes note of what was read afresh of a key's objects, unless their handles have died since.
+    pub(crate) fn insert(&self, found: Found) {
+        let mut state = self.write();
+        if state.generation == found.generation {
+            state.insert(found.objects);
+        }
     }
 
     /// Takes note that the key with this id is gone.
@@ -156,12 +191,18 @@ impl Index {
         self.write().remove(id);
     }
 
-    /// Puts what was found under an id in place of what was known; the key that it makes.
-    pub(crate) fn replace(&self, id: &HsmKeyId, objects: Vec<(Handle, Object)>) -> Option<Arc<Key>> {
+    /// Puts what was found under an id in place of what was known; the key that it makes, if any.
+    ///
+    /// # Errors
+    /// [`Stale`] if the handles have died since they were found.
+    pub(crate) fn replace(&self, id: &HsmKeyId, found: Found) -> Result<Option<Arc<Key>>, Stale> {
         let mut state = self.write();
+        if state.generation != found.generation {
+            return Err(Stale);
+        }
         state.remove(id);
-        state.insert(objects);
-        state.groups.get(id).map(|group| group.key.clone())
+        state.insert(found.objects);
+        Ok(state.groups.get(id).map(|group| group.key.clone()))
     }
 
     /// Begins a walk; what is changed from now on stands above what the walk will have seen.
@@ -172,17 +213,24 @@ impl Index {
             generation: state.generation,
             change: state.change,
             found: Vec::new(),
+            all: false,
             read: Vec::new(),
         }
     }
 
-    /// Of `found`, the handles that the index has not.
-    pub(crate) fn unknown(&self, found: &[Handle]) -> Vec<Handle> {
+    /// Of `found`, the handles to read: those that the index has not or that had no id yet, and all of them now and then,
+    /// since other programs may change ids and labels.
+    pub(crate) fn to_read(&self, walk: &mut Walk) -> Vec<Handle> {
         let state = self.read();
+        walk.all = state.all_read.is_none_or(|at| at.elapsed() > READ_ALL_AGE);
+        if walk.all {
+            return walk.found.clone();
+        }
+        let found = &walk.found;
         found
             .iter()
             .copied()
-            .filter(|handle| !state.known.contains_key(handle))
+            .filter(|handle| state.known.get(handle).is_none_or(|known| known.id.is_none()))
             .collect()
     }
 
@@ -192,6 +240,7 @@ impl Index {
             generation,
             change,
             found,
+            all,
             read,
         } = walk;
         let mut state = self.write();
@@ -210,11 +259,15 @@ impl Index {
             state.drop_object(handle);
         }
         for (handle, object) in read {
-            if !removed.contains(&handle) && !state.known.contains_key(&handle) {
+            let changed_since = state.known.get(&handle).is_some_and(|known| known.change > change);
+            if !removed.contains(&handle) && !changed_since {
                 state.add(handle, object);
             }
         }
         state.walked = Some(started);
+        if all {
+            state.all_read = Some(started);
+        }
     }
 
     fn read(&self) -> RwLockReadGuard<'_, State> {

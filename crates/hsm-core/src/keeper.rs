@@ -1,6 +1,7 @@
 //! The keeper: one thread with a session of its own, which keeps the login alive, walks over the token for ids that the
 //! index has not, destroys what failed creations left, and looks for a token that is away.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -18,6 +19,12 @@ use crate::worker::{Again, Worker};
 const BETWEEN_WALKS: Duration = Duration::from_millis(250);
 /// How long what a failed creation may have left is looked for.
 const LOOK_FOR_LEFTOVERS: Duration = Duration::from_secs(600);
+/// How many of them at once.
+const MOST_LEFTOVERS: usize = 1000;
+const FIRST_LOOK: Duration = Duration::from_secs(1);
+const LAST_LOOK: Duration = Duration::from_secs(60);
+/// How long all work may stand still for a restart of the module.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 const FIRST_PROBE: Duration = Duration::from_millis(100);
 const LAST_PROBE: Duration = Duration::from_secs(5);
 
@@ -52,6 +59,7 @@ struct Leftover {
     id: HsmKeyId,
     until: Instant,
     again_at: Instant,
+    pause: Duration,
 }
 
 impl Keeper {
@@ -64,13 +72,33 @@ impl Keeper {
 
     /// Has the objects with this id destroyed, whenever they appear.
     pub(crate) fn destroy_later(&self, id: HsmKeyId) {
-        let now = Instant::now();
-        self.lock().leftovers.push(Leftover {
+        self.destroy_from(id, Instant::now());
+    }
+
+    /// The same, from `again_at` on.
+    pub(crate) fn destroy_from(&self, id: HsmKeyId, again_at: Instant) {
+        let mut state = self.lock();
+        if state.leftovers.len() >= MOST_LEFTOVERS {
+            tracing::error!(%id, "too many creations have failed: what this one may have left is not looked for");
+            return;
+        }
+        let until = again_at + LOOK_FOR_LEFTOVERS;
+        state.leftovers.push(Leftover {
             id,
-            until: now + LOOK_FOR_LEFTOVERS,
-            again_at: now,
+            until,
+            again_at,
+            pause: FIRST_LOOK,
         });
+        drop(state);
         self.wake.notify_one();
+    }
+
+    /// Takes back [`destroy_from`](Self::destroy_from); `false` if it has begun.
+    pub(crate) fn keep(&self, id: &HsmKeyId) -> bool {
+        let mut state = self.lock();
+        let before = state.leftovers.len();
+        state.leftovers.retain(|leftover| leftover.id != *id);
+        state.leftovers.len() < before
     }
 
     /// The token seems ill: try to reach it, and begin anew with the module if that fails.
@@ -80,6 +108,8 @@ impl Keeper {
     }
 
     pub(crate) fn wake(&self) {
+        // So that it is not between its look at the link and its sleep.
+        drop(self.lock());
         self.wake.notify_one();
     }
 
@@ -107,7 +137,10 @@ pub(crate) fn start(shared: &Arc<Shared>, session: Box<dyn Session>) -> std::io:
     let mut worker = Worker::new(shared.clone(), Some(session));
     thread::Builder::new().name("hsm-keeper".into()).spawn(move || {
         let shared = worker.shared.clone();
-        keep(&mut worker);
+        // A panic must not end the healing of everything; calls that waited are answered `internal` by their replies.
+        while catch_unwind(AssertUnwindSafe(|| keep(&mut worker))).is_err() {
+            worker.close();
+        }
         // Its session closes before anybody finalizes the module.
         drop(worker);
         shared.keeper.lock().ended = true;
@@ -203,7 +236,7 @@ fn walk_once(worker: &mut Worker) -> Result<()> {
         for class in Class::ALL {
             walk.found.extend(session.find(&Filter::Class(class))?);
         }
-        for handle in shared.index.unknown(&walk.found) {
+        for handle in shared.index.to_read(&mut walk) {
             match session.read(handle) {
                 Ok(object) => walk.read.push((handle, object)),
                 // Destroyed by somebody between the search and the look.
@@ -220,9 +253,22 @@ fn walk_once(worker: &mut Worker) -> Result<()> {
 /// Tries to reach the token; `true` once it is there, and everything begins anew.
 fn probe(worker: &mut Worker) -> bool {
     let shared = worker.shared.clone();
-    let outcome = shared.link.reconnect().or_else(|trouble| match trouble {
-        Trouble::Failed(failure) if begin_anew(worker, &failure) => shared.link.reconnect(),
-        trouble => Err(trouble),
+    // Its place may be the last that the token has.
+    worker.close();
+    let outcome = shared.link.reconnect().or_else(|trouble| {
+        let anew = match &trouble {
+            Trouble::Failed(failure) => {
+                let may_help = matches!(
+                    failure.rv,
+                    Some(Ckr::CryptokiNotInitialized | Ckr::DeviceError | Ckr::GeneralError | Ckr::FunctionFailed)
+                );
+                may_help && begin_anew(&shared, &failure.to_string())
+            }
+            // What is behind the module was not there when it was initialized.
+            Trouble::NoSlots => begin_anew(&shared, "the module has no slots"),
+            Trouble::Refused(_) => false,
+        };
+        if anew { shared.link.reconnect() } else { Err(trouble) }
     });
     match outcome {
         Ok(session) => {
@@ -239,21 +285,21 @@ fn probe(worker: &mut Worker) -> bool {
     }
 }
 
-/// Finalizes and initializes the module, if that may help after `failure` and every worker is out of it.
-fn begin_anew(worker: &mut Worker, failure: &crate::error::Failure) -> bool {
-    let may_help = matches!(
-        failure.rv,
-        Some(Ckr::CryptokiNotInitialized | Ckr::DeviceError | Ckr::GeneralError | Ckr::FunctionFailed)
-    );
-    if !may_help {
+/// Finalizes and initializes the module, if every worker is out of it.
+fn begin_anew(shared: &Shared, why: &str) -> bool {
+    if shared.queue.load().hung > 0 {
+        // It will not leave, and everybody would wait for it.
         return false;
     }
-    let shared = worker.shared.clone();
-    let deadline = Instant::now() + shared.options.timeout;
-    let restarted = shared.queue.while_nobody_works(deadline, || shared.link.restart());
+    let deadline = Instant::now() + shared.options.timeout.min(LONGEST_PAUSE);
+    let restarted = shared.queue.while_nobody_works(deadline, || {
+        // Before numbers of handles are given out anew.
+        shared.index.clear();
+        shared.link.restart()
+    });
     match restarted {
         Some(Ok(())) => {
-            tracing::warn!(%failure, "the module was initialized anew");
+            tracing::warn!(why, "the module was initialized anew");
             true
         }
         Some(Err(failure)) => {
@@ -271,13 +317,13 @@ fn clear_away(worker: &mut Worker, leftover: Leftover) {
         Ok(0) | Err(_) => {
             let now = Instant::now();
             if now < leftover.until {
-                let again_at = now + Duration::from_secs(2);
-                worker
-                    .shared
-                    .keeper
-                    .lock()
-                    .leftovers
-                    .push(Leftover { again_at, ..leftover });
+                let pause = (leftover.pause * 2).min(LAST_LOOK);
+                let next = Leftover {
+                    again_at: now + pause,
+                    pause,
+                    ..leftover
+                };
+                worker.shared.keeper.lock().leftovers.push(next);
             }
         }
         Ok(_) => tracing::warn!(%id, "a key that appeared after its creation had failed was destroyed"),

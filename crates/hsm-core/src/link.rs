@@ -238,8 +238,15 @@ impl Link {
             self.state().login = Login::LoggedIn;
             return Ok(false);
         }
-        if let Some(why) = self.pin_in_danger(slot) {
-            return Err(self.refuse(why));
+        match self.pin_in_danger(slot) {
+            Ok(None) => {}
+            Ok(Some(why)) => return Err(self.refuse(why)),
+            // Without knowing, the PIN is not tried.
+            Err(why) => {
+                self.state().login = Login::LoggedOut;
+                self.go_down(why.clone());
+                return Err(Error::Unavailable(why));
+            }
         }
         match session.login(pin) {
             Ok(()) => {
@@ -252,13 +259,27 @@ impl Link {
                 self.state().login = Login::LoggedIn;
                 Ok(false)
             }
-            Err(failure) if accepted && !speaks_of_the_pin(&failure) => {
+            Err(failure) if says_nothing_of_the_pin(&failure) || (accepted && !speaks_of_the_pin(&failure)) => {
                 self.state().login = Login::LoggedOut;
-                Err(Error::Unavailable(format!("the login to the token is lost: {failure}")))
+                let why = format!("the login to the token is lost: {failure}");
+                let session_is_gone = matches!(failure.rv, Some(Ckr::SessionHandleInvalid | Ckr::SessionClosed));
+                if !session_is_gone {
+                    // It is for the keeper to try again, with pauses.
+                    self.go_down(why.clone());
+                }
+                Err(Error::Unavailable(why))
             }
             Err(failure) => Err(self.refuse(format!(
                 "the token refused the PIN ({failure}); it is not tried again before a restart: check HSM_PIN"
             ))),
+        }
+    }
+
+    /// Whether the user should be logged in.
+    pub(crate) fn login_is_expected(&self) -> bool {
+        match self.login() {
+            Login::LoggedIn | Login::LoggedOut | Login::Refused => true,
+            Login::NotNeeded | Login::NoPin => false,
         }
     }
 
@@ -268,8 +289,7 @@ impl Link {
     /// # Errors
     /// `CKR_USER_NOT_LOGGED_IN`.
     pub(crate) fn still_logged_in(&self, session: &mut dyn Session) -> Outcome<()> {
-        let lost = self.login() == Login::LoggedIn && matches!(session.logged_in(), Ok(false));
-        if !lost {
+        if !self.login_is_expected() || session.logged_in()? {
             return Ok(());
         }
         Err(Failure {
@@ -283,6 +303,9 @@ impl Link {
     /// Looks for the token again, opens a session and logs in; brings the link up.
     pub(crate) fn reconnect(&self) -> Result<Box<dyn Session>, Trouble> {
         let slots = self.backend.slots().map_err(Trouble::Failed)?;
+        if slots.is_empty() {
+            return Err(Trouble::NoSlots);
+        }
         let (slot, token) =
             choose(&slots, &self.selector).map_err(|error| Trouble::Refused(Error::Unavailable(error.to_string())))?;
         {
@@ -311,14 +334,18 @@ impl Link {
     }
 
     /// Asks the token afresh whether a wrong PIN would lock it, or has.
-    fn pin_in_danger(&self, slot: u64) -> Option<String> {
-        let slots = self.backend.slots().ok()?;
-        let token = slots.into_iter().find(|s| s.id == slot)?.token?;
-        match (token.user_pin_locked, token.user_pin_final_try) {
+    ///
+    /// # Errors
+    /// Why the token does not tell.
+    fn pin_in_danger(&self, slot: u64) -> Result<Option<String>, String> {
+        let slots = self.backend.slots().map_err(|failure| failure.to_string())?;
+        let token = slots.into_iter().find(|s| s.id == slot).and_then(|slot| slot.token);
+        let token = token.ok_or_else(|| "the token is not in its slot any more".to_owned())?;
+        Ok(match (token.user_pin_locked, token.user_pin_final_try) {
             (true, _) => Some("the token says that its PIN is locked (CKF_USER_PIN_LOCKED); have it unlocked by its security officer".into()),
             (_, true) => Some("the token says that one more wrong PIN locks it (CKF_USER_PIN_FINAL_TRY); the PIN is not tried: log in once by hand".into()),
             (false, false) => None,
-        }
+        })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -337,12 +364,28 @@ pub(crate) fn is_gone(session: &mut dyn Session) -> bool {
 pub(crate) enum Trouble {
     /// A call failed.
     Failed(Failure),
+    /// The module has no slots at all.
+    NoSlots,
     /// The login is refused, or the token is not found.
     Refused(Error),
 }
 
 pub(crate) fn no_pin() -> Error {
     Error::Unavailable("this needs a login to the token, and no PIN is configured: set HSM_PIN or HSM_PIN_FILE".into())
+}
+
+/// The token or the session went away under the call.
+fn says_nothing_of_the_pin(failure: &Failure) -> bool {
+    matches!(
+        failure.rv,
+        Some(
+            Ckr::TokenNotPresent
+                | Ckr::DeviceRemoved
+                | Ckr::SessionHandleInvalid
+                | Ckr::SessionClosed
+                | Ckr::CryptokiNotInitialized
+        )
+    )
 }
 
 fn speaks_of_the_pin(failure: &Failure) -> bool {

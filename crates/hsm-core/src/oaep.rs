@@ -25,7 +25,13 @@ impl OaepHashes {
         if let Some(hashes) = &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
             return Ok(hashes.contains(&hash));
         }
-        let hashes = try_all(worker)?;
+        let hashes = try_all(worker).map_err(|error| match error {
+            // The trial's own key is nothing that the caller asked for.
+            Error::InvalidRequest { detail, .. } => {
+                Error::NotSupported(format!("RSA-OAEP could not be tried: {detail}"))
+            }
+            error => error,
+        })?;
         let has = hashes.contains(&hash);
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(hashes);
         Ok(has)
@@ -59,18 +65,22 @@ fn try_all(worker: &mut Worker) -> Result<Vec<Hash>> {
             .read(public)?
             .and_then(|object| object.public_key)
             .map(|key| PreparedKey::new(&key));
-        let takes = |session: &mut dyn crate::backend::Session, hash: Hash| {
+        let mut hashes = Vec::new();
+        for hash in HASHES {
             let ciphertext = match &key {
                 Some(Ok(key)) => key.encrypt_oaep(hash, b"trial").ok(),
                 _ => None,
             };
-            ciphertext.is_some_and(|ciphertext| {
-                session
-                    .decrypt(&Mechanism::RsaOaep(hash), private, &ciphertext)
-                    .is_ok_and(|data| data == b"trial")
-            })
-        };
-        let hashes = HASHES.into_iter().filter(|hash| takes(session, *hash)).collect();
+            let Some(ciphertext) = ciphertext else { continue };
+            match session.decrypt(&Mechanism::RsaOaep(hash), private, &ciphertext) {
+                Ok(data) if data == b"trial" => hashes.push(hash),
+                // Only what says that the hash is lacking is remembered.
+                Err(failure) if !matches!(failure.meaning(None), Error::NotSupported(_) | Error::DecryptionFailed) => {
+                    return Err(failure);
+                }
+                Ok(_) | Err(_) => {}
+            }
+        }
         let _: Result<(), _> = session.destroy(private);
         let _: Result<(), _> = session.destroy(public);
         Ok(hashes)

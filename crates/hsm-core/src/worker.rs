@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::backend::{Filter, Handle, Object, Outcome, Session};
+use crate::backend::{Filter, Outcome, Session};
 use crate::error::{Ckr, Error, Failure, Result};
-use crate::index::Key;
+use crate::index::{Found, Key, Stale};
 use crate::key::HsmKeyId;
-use crate::link::{Epoch, Login, Trouble, is_gone};
+use crate::link::{Epoch, Trouble, is_gone};
 use crate::quirks;
 use crate::shared::Shared;
 
@@ -106,7 +106,9 @@ impl Worker {
             })?;
             let failure = match outcome {
                 Ok(Some(value)) => return Ok(value),
-                Ok(None) if tries > MOST_LOOKS => return Err(Error::KeyNotFound(id)),
+                Ok(None) if tries > MOST_LOOKS => {
+                    return Err(Error::Device("the token's sessions are lost again and again".into()));
+                }
                 Ok(None) => {
                     key = self.find(&id)?;
                     continue;
@@ -124,7 +126,10 @@ impl Worker {
                     }
                     key = found;
                 }
-                Ailment::Session | Ailment::Login => return Err(failure.meaning(Some(&id))),
+                Ailment::Login => {
+                    return Err(Error::Unavailable("the login to the token was lost again".into()));
+                }
+                Ailment::Session => return Err(failure.meaning(None)),
             }
         }
     }
@@ -134,12 +139,16 @@ impl Worker {
     /// # Errors
     /// [`Error::KeyNotFound`], [`Error::AmbiguousKey`].
     pub(crate) fn find(&mut self, id: &HsmKeyId) -> Result<Arc<Key>> {
-        let objects = self.objects(id)?;
-        match self.shared.index.replace(id, objects) {
-            Some(key) if key.ambiguous => Err(Error::AmbiguousKey(id.clone())),
-            Some(key) => Ok(key),
-            None => Err(Error::KeyNotFound(id.clone())),
+        for _ in 0..MOST_LOOKS {
+            let found = self.objects(id)?;
+            match self.shared.index.replace(id, found) {
+                Ok(Some(key)) if key.ambiguous => return Err(Error::AmbiguousKey(id.clone())),
+                Ok(Some(key)) => return Ok(key),
+                Ok(None) => return Err(Error::KeyNotFound(id.clone())),
+                Err(Stale) => {}
+            }
         }
+        Err(Error::Device("the token's sessions are lost again and again".into()))
     }
 
     /// The key, its attributes read afresh.
@@ -150,14 +159,17 @@ impl Worker {
         if key.is_half() {
             return self.find(&key.info.id);
         }
-        let objects = self.run_with_key(key, |session, key| {
+        let found = self.run_with_key(key, |session, key| {
             let mut objects = Vec::new();
             for handle in key.handles() {
                 objects.extend(session.read(handle)?.map(|object| (handle, object)));
             }
-            Ok(objects)
+            Ok(Found {
+                generation: key.generation(),
+                objects,
+            })
         })?;
-        self.shared.index.insert(objects);
+        self.shared.index.insert(found);
         match self.shared.index.key(&key.info.id) {
             Some(key) => Ok(key),
             None => self.find(&key.info.id),
@@ -165,10 +177,11 @@ impl Worker {
     }
 
     /// The key objects with this id, read from the token.
-    pub(crate) fn objects(&mut self, id: &HsmKeyId) -> Result<Vec<(Handle, Object)>> {
+    pub(crate) fn objects(&mut self, id: &HsmKeyId) -> Result<Found> {
         let shared = self.shared.clone();
         let token = self.shared.link.token();
         self.run(Again::Once, |session| {
+            let generation = shared.index.generation();
             let handles = session.find(&Filter::Id(id.as_bytes()))?;
             let mut objects = Vec::with_capacity(handles.len());
             for handle in handles {
@@ -181,7 +194,7 @@ impl Worker {
                 }
             }
             shared.link.still_logged_in(session)?;
-            Ok(objects)
+            Ok(Found { generation, objects })
         })
     }
 
@@ -201,9 +214,14 @@ impl Worker {
             Ok(session) => Ok(operation(session)),
             Err(Trouble::Failed(failure)) => {
                 shared.no_session(&failure);
+                shared.link.check()?;
                 Ok(Err(failure))
             }
-            Err(Trouble::Refused(error)) => Err(error),
+            Err(Trouble::Refused(error)) => {
+                shared.keeper.wake();
+                Err(error)
+            }
+            Err(Trouble::NoSlots) => Err(Error::Unavailable("the module has no slots".into())),
         }
     }
 
@@ -227,7 +245,8 @@ impl Worker {
         };
         match rv {
             Ckr::SessionHandleInvalid | Ckr::SessionClosed => {
-                self.session = None;
+                // Not closed: its number may be another session's by now.
+                std::mem::forget(self.session.take());
                 if self.epoch == self.shared.link.epoch() {
                     tracing::warn!(%failure, "the sessions are lost; they are opened anew");
                     // In this order: with a new session nobody may use an old handle.
@@ -238,7 +257,9 @@ impl Worker {
             }
             // An operation that an earlier failure left behind: a new session has none.
             Ckr::OperationActive => {
-                self.session = None;
+                let shared = self.shared.clone();
+                let _at_work = shared.queue.enter();
+                self.close();
                 Ok(Ailment::Session)
             }
             Ckr::TokenNotPresent | Ckr::DeviceRemoved => {
@@ -255,32 +276,52 @@ impl Worker {
             Ckr::ObjectHandleInvalid | Ckr::KeyHandleInvalid | Ckr::HostMemory if self.login_is_lost() => {
                 self.log_in_again()
             }
+            Ckr::DeviceError | Ckr::GeneralError | Ckr::FunctionFailed if self.session_is_ill() => {
+                std::mem::forget(self.session.take());
+                self.shared.keeper.suspect();
+                Ok(Ailment::Operation)
+            }
             _ if quirks::is_dead_handle(&self.shared.link.token(), failure) => Ok(Ailment::Handle),
             _ => Ok(Ailment::Operation),
         }
     }
 
     fn login_is_lost(&mut self) -> bool {
-        let expected = self.shared.link.login() == Login::LoggedIn;
-        let session = self.session.as_mut().filter(|_| expected);
+        let shared = self.shared.clone();
+        let _at_work = shared.queue.enter();
+        let session = self.session.as_mut().filter(|_| shared.link.login_is_expected());
         session.is_some_and(|session| matches!(session.logged_in(), Ok(false)))
     }
 
+    /// Whether the token does not even tell how the session fares.
+    fn session_is_ill(&mut self) -> bool {
+        let shared = self.shared.clone();
+        let _at_work = shared.queue.enter();
+        self.session
+            .as_mut()
+            .is_some_and(|session| session.logged_in().is_err())
+    }
+
     fn log_in_again(&mut self) -> Result<Ailment> {
-        self.shared.link.check_login()?;
+        let shared = self.shared.clone();
+        shared.link.check_login()?;
+        let _at_work = shared.queue.enter();
         let Some(session) = self.session.as_mut() else {
             return Ok(Ailment::Session);
         };
         // In this order: after the login nobody may use an old handle.
-        self.shared.index.clear();
-        match self.shared.link.log_in(session.as_mut()) {
+        shared.index.clear();
+        match shared.link.log_in(session.as_mut()) {
             Ok(true) => tracing::warn!("the login was lost; the user is logged in again"),
             Ok(false) => {}
             Err(_) if is_gone(session.as_mut()) => {
-                self.session = None;
+                std::mem::forget(self.session.take());
                 return Ok(Ailment::Session);
             }
-            Err(error) => return Err(error),
+            Err(error) => {
+                shared.keeper.wake();
+                return Err(error);
+            }
         }
         Ok(Ailment::Login)
     }

@@ -268,7 +268,7 @@ fn watch(shared: &Arc<Shared>) {
     let queue = &shared.queue;
     let mut state = queue.lock();
     loop {
-        if state.closed && state.jobs.is_empty() && state.running.is_empty() {
+        if state.closed && state.jobs.is_empty() && state.waiting.is_empty() && state.running.is_empty() {
             return;
         }
         let now = Instant::now();
@@ -299,9 +299,9 @@ fn watch(shared: &Arc<Shared>) {
             let job = seat.job.lock().unwrap_or_else(PoisonError::into_inner);
             match &*job {
                 Some((settle, deadline)) if late(*deadline) => {
-                    expired.push(settle.clone());
                     if !seat.hung.swap(true, Ordering::Relaxed) {
                         tracing::warn!("a session is past its deadline in a call of the module");
+                        expired.push(settle.clone());
                     }
                     if to_replace < spare && !seat.replaced.swap(true, Ordering::Relaxed) {
                         to_replace += 1;
@@ -317,6 +317,12 @@ fn watch(shared: &Arc<Shared>) {
                 .clamp(Duration::from_millis(1), Duration::from_secs(1))
         });
         state.wake_at = Some(now + pause);
+        if expired.is_empty() && to_replace == 0 {
+            // Not let go in between: a job that comes now wakes it.
+            let waited = queue.watchdog.wait_timeout(state, pause);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            continue;
+        }
         drop(state);
         for settle in expired {
             settle.fail(Error::Timeout);
@@ -328,10 +334,5 @@ fn watch(shared: &Arc<Shared>) {
             }
         }
         state = queue.lock();
-        state = queue
-            .watchdog
-            .wait_timeout(state, pause)
-            .unwrap_or_else(PoisonError::into_inner)
-            .0;
     }
 }

@@ -196,12 +196,15 @@ fn complete(operation: &mut Operation, path: &str, access: &Access) {
 
 /// The statuses of the problems that an operation may answer.
 fn problems(operation: &Operation, path: &str, access: &Access) -> Vec<u16> {
-    let Access::Scope(scope) = access else { return vec![500] };
-    let mut statuses = vec![401, 403, 500];
+    let Access::Scope(scope) = access else {
+        return vec![500, 503];
+    };
+    let mut statuses = vec![401, 403, 500, 503];
     if operation.request_body.is_some() {
         statuses.extend([400, 413, 415]);
     }
-    if operation.parameters.is_some() {
+    // Unknown query parameters.
+    if path.starts_with("/api/") {
         statuses.push(400);
     }
     let family = scope.split(':').next().unwrap_or_default();
@@ -215,7 +218,7 @@ fn problems(operation: &Operation, path: &str, access: &Access) -> Vec<u16> {
         statuses.push(501);
     }
     if matches!(family, "slots" | "keys" | "crypto") {
-        statuses.extend([502, 503, 504]);
+        statuses.extend([502, 504]);
     }
     statuses
 }
@@ -397,8 +400,8 @@ mod tests {
         assert!(sign["responses"]["200"]["headers"]["x-request-id"].is_object());
         assert!(sign["description"].as_str().unwrap().contains("HSM_VERIFY_AFTER_SIGN"));
         let read = &document["paths"]["/keys/{key_id}"]["get"];
-        assert_eq!(statuses(read), [200, 400, 401, 403, 404, 409, 500, 502, 503, 504]);
-        assert_eq!(statuses(&document["paths"]["/live"]["get"]), [200, 500]);
+        assert_eq!(statuses(read), [200, 401, 403, 404, 409, 500, 502, 503, 504]);
+        assert_eq!(statuses(&document["paths"]["/live"]["get"]), [200, 500, 503]);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use actix_web::rt::signal::unix::{SignalKind, signal};
 use actix_web::rt::time::sleep;
 use actix_web::{App, HttpRequest, HttpServer, web};
 use keymgmt::KeyService;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use utoipa_actix_web::AppExt;
 use utoipa_swagger_ui::{Config as SwaggerConfig, SwaggerUi};
 
@@ -23,8 +24,13 @@ use crate::routes::{self, Routes};
 /// How long a client may take to send a request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
-/// Connections that are open at once, for each of actix-web's threads.
-const CONNECTIONS: usize = 8192;
+/// Files that the process may have open, if the system lets it.
+const MOST_FILES: u64 = 65_536;
+/// Files that are left for all but connections: the audit log, the module's, the token's.
+const OTHER_FILES: u64 = 256;
+
+/// How long the last answers may take to leave, in seconds.
+const LAST_BYTES_S: u64 = 5;
 
 /// What handlers share.
 pub struct State {
@@ -68,7 +74,7 @@ impl InFlight {
 
     /// Whether the server is ending.
     pub fn is_draining(&self) -> bool {
-        self.0.draining.load(Ordering::Relaxed)
+        self.0.draining.load(Ordering::SeqCst)
     }
 
     async fn drain(&self, deadline: Instant) {
@@ -143,6 +149,7 @@ fn start(
     metrics: Option<TcpListener>,
 ) -> std::io::Result<Vec<ServerHandle>> {
     let shared = state.clone();
+    let threads = std::thread::available_parallelism().map_or(2, usize::from);
     let server = HttpServer::new(move || {
         let api = App::new().app_data(shared.clone()).wrap(from_fn(gate));
         let (api, _) = api.into_utoipa_app().configure(routes::configure).split_for_parts();
@@ -153,8 +160,9 @@ fn start(
     .disable_signals()
     .client_request_timeout(HEAD_TIMEOUT)
     .keep_alive(KEEP_ALIVE)
-    .max_connections(CONNECTIONS)
-    .shutdown_timeout(1);
+    .workers(threads)
+    .max_connections(connections(threads))
+    .shutdown_timeout(LAST_BYTES_S);
     let server = match tls {
         Some(tls) => server.listen_rustls_0_23(main, tls)?,
         None => server.listen(main)?,
@@ -181,4 +189,23 @@ fn start(
         actix_web::rt::spawn(running);
     }
     Ok(handles)
+}
+
+/// How many connections each of actix-web's threads may have open: as many as there are files for, so that strangers who
+/// hold connections never keep the audit log from being written.
+fn connections(threads: usize) -> usize {
+    let mut limit = getrlimit(Resource::Nofile);
+    let wanted = limit.maximum.map_or(MOST_FILES, |most| most.min(MOST_FILES));
+    if limit.current.is_some_and(|current| current < wanted) {
+        let raised = Rlimit {
+            current: Some(wanted),
+            ..limit
+        };
+        if setrlimit(Resource::Nofile, raised).is_ok() {
+            limit = raised;
+        }
+    }
+    let files = limit.current.unwrap_or(MOST_FILES).min(MOST_FILES);
+    let for_connections = files.saturating_sub(OTHER_FILES).max(files / 2);
+    usize::try_from(for_connections).unwrap_or(usize::MAX) / threads.max(1)
 }

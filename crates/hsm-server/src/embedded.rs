@@ -52,9 +52,11 @@ mod linked_in {
         let init_args = embedded_token::init_args(&database).map_err(|error| in_folder(&error))?;
         let module = Module::linked_in(Some(&init_args)).map_err(|error| in_folder(&error))?;
         let slots = module.slots().map_err(|failure| in_folder(&failure))?;
-        let fresh = slots
-            .iter()
-            .find(|slot| slot.token.as_ref().is_some_and(|token| !token.initialized));
+        let fresh = slots.iter().find(|slot| {
+            slot.token
+                .as_ref()
+                .is_some_and(|token| !token.initialized || !token.user_pin_initialized)
+        });
         if let Some(slot) = fresh {
             let pin = pin(config)?;
             let so_pin = secrets::read_or_make(&folder.join("so-pin")).map_err(|error| in_folder(&error))?;

@@ -1,6 +1,6 @@
 //! Secrets that the server makes for itself, in files that only its user can read.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -18,24 +18,30 @@ const BYTES: usize = 32;
 /// # Errors
 /// What the file system says, or that the file is empty.
 pub fn read_or_make(path: &Path) -> io::Result<SecretString> {
-    match create(path) {
-        Ok(mut file) => {
-            let mut bytes = Zeroizing::new([0; BYTES]);
-            getrandom::fill(bytes.as_mut()).map_err(|error| io::Error::other(error.to_string()))?;
-            let text = Zeroizing::new(URL_SAFE_NO_PAD.encode(bytes.as_ref()));
-            file.write_all(text.as_bytes())?;
-            file.sync_all()?;
-            Ok(SecretString::from(text.as_str()))
-        }
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            let mut text = Zeroizing::new(String::new());
-            File::open(path)?.read_to_string(&mut text)?;
-            if text.trim().is_empty() {
-                return Err(io::Error::other(format!("{} is empty; remove it", path.display())));
-            }
-            Ok(SecretString::from(text.trim()))
-        }
-        Err(error) => Err(error),
+    if !path.exists() {
+        put_random(path)?;
+    }
+    let mut text = Zeroizing::new(String::new());
+    File::open(path)?.read_to_string(&mut text)?;
+    if text.trim().is_empty() {
+        return Err(io::Error::other(format!("{} is empty; remove it", path.display())));
+    }
+    Ok(SecretString::from(text.trim()))
+}
+
+/// Puts a random secret in `path`, whole or not at all; one that somebody else has put there meanwhile stays.
+fn put_random(path: &Path) -> io::Result<()> {
+    let mut bytes = Zeroizing::new([0; BYTES]);
+    getrandom::fill(bytes.as_mut()).map_err(|error| io::Error::other(error.to_string()))?;
+    let text = Zeroizing::new(URL_SAFE_NO_PAD.encode(bytes.as_ref()));
+    let unfinished = path.with_extension(format!("new-{}", std::process::id()));
+    let mut file = create(&unfinished)?;
+    let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
+    let linked = written.and_then(|()| fs::hard_link(&unfinished, path));
+    fs::remove_file(&unfinished)?;
+    match linked {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
     }
 }
 

@@ -10,7 +10,7 @@ use actix_web::web;
 use hsm_core::pkcs11::Module;
 use hsm_core::uri::TokenSelector;
 use hsm_core::{Hsm, OpenError, Options, Stopped};
-use keymgmt::audit::{AuditLog, Sync};
+use keymgmt::audit::{self, AuditLog, Sync};
 use keymgmt::{Hooks, KeyService};
 
 use crate::app::{self, InFlight, Listeners, State};
@@ -185,13 +185,31 @@ fn state(config: &Config, hsm: Hsm, audit: AuditLog, authenticator: Authenticato
 /// One line that names the setting.
 pub fn make_folder(folder: &Path, variable: &str) -> Result<(), Fault> {
     use std::os::unix::fs::DirBuilderExt;
-    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    let made = std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .and_then(|()| keep_to_ourselves(folder));
     made.map_err(|error| {
         Fault::new(format!(
             "{variable}: the folder {} can't be made: {error}",
             folder.display()
         ))
     })
+}
+
+/// Closes a folder to others if it was made just now for us, and says so if it is open and in use.
+fn keep_to_ourselves(folder: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = folder.metadata()?.permissions().mode();
+    if mode & 0o077 == 0 {
+        return Ok(());
+    }
+    if folder.read_dir()?.next().is_none() {
+        return std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700));
+    }
+    tracing::warn!(folder = %folder.display(), "others may look into the data folder: chmod 700");
+    Ok(())
 }
 
 fn open_audit(config: &Config) -> Result<AuditLog, Fault> {
@@ -203,7 +221,13 @@ fn open_audit(config: &Config) -> Result<AuditLog, Fault> {
         }
     };
     let folder = &config.audit.path;
-    AuditLog::open(folder, sync).map_err(|error| Fault::of("audit.path", format!("HSM_AUDIT__PATH: {error}")))
+    AuditLog::open(folder, sync).map_err(|error| {
+        let hint = match error {
+            audit::OpenError::InUse(_) => "; end that server, or choose another HSM_DATA_DIR",
+            _ => "",
+        };
+        Fault::of("audit.path", format!("HSM_AUDIT__PATH: {error}{hint}"))
+    })
 }
 
 fn selector(config: &Config) -> Result<TokenSelector, Fault> {

@@ -30,7 +30,8 @@ pub fn server_config(cert: &Path, key: &Path) -> Result<ServerConfig, Vec<Fault>
         .with_safe_default_protocol_versions()
         .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
         .map_err(|error| vec![refused(cert, &error)])?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    // No HTTP/2: actix-web lets nobody bound its streams, and one client could open them without end.
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
 }
 
@@ -113,7 +114,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (cert, key) = pair(&folder, "a");
         let config = server_config(&cert, &key).unwrap();
-        assert_eq!(config.alpn_protocols, [&b"h2"[..], b"http/1.1"]);
+        assert_eq!(config.alpn_protocols, [b"http/1.1"]);
         // Both in one file, as some tools write it.
         let both = folder.path().join("both.pem");
         let text = std::fs::read_to_string(&key).unwrap() + &std::fs::read_to_string(&cert).unwrap();

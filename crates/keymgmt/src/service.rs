@@ -126,8 +126,10 @@ impl KeyService {
         let answer = self.record(caller, Action::Create, key_id, None, result, 201).await;
         if let (Err(Error::AuditUnavailable), Some(id)) = (&answer, made)
             && let Err(error) = self.hsm.delete(&id).await
+            && !matches!(error, hsm_core::Error::KeyNotFound(_))
         {
-            tracing::error!(%id, %error, "a key whose creation could not be recorded is left on the token; delete it");
+            tracing::error!(%id, %error, "a key whose creation could not be recorded is still there; it is tried again");
+            self.hsm.discard(&id);
         }
         answer
     }

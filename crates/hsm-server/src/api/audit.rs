@@ -4,6 +4,7 @@ use actix_web::{get, web};
 use hsm_openapi::ProblemCode;
 use hsm_openapi::document::tag;
 use hsm_openapi::wire::{AuditPage, AuditQuery, AuditRecord, Since};
+use keymgmt::KeyId;
 use keymgmt::audit::{Filter, Outcome, Record};
 
 use super::Answer;
@@ -22,6 +23,8 @@ pub async fn list_audit_records(state: web::Data<State>, query: Query<AuditQuery
         limit,
         cursor,
     } = query.0;
+    // Records have ids as they are answered, in lower case.
+    let key_id = key_id.map(|text| KeyId::parse(&text).map_or(text, |id| id.to_string()));
     let filter = Filter {
         key_id,
         action,

@@ -189,7 +189,8 @@ impl Authenticator {
         let symmetric = token.algorithm == Algorithm::HS256;
         let secret = self.secret.as_ref().filter(|_| symmetric);
         let public = self.keys.iter().filter(move |key| {
-            let named = token.key_id.is_none() || token.key_id == key.id;
+            // A hint only: a key of a set may have none.
+            let named = token.key_id.is_none() || key.id.is_none() || token.key_id == key.id;
             !symmetric && named && key.algorithms.contains(&token.algorithm)
         });
         secret.into_iter().chain(public.map(|key| &key.key))

@@ -46,6 +46,9 @@ fn says(verified: &Verified) -> String {
         head_hash,
         unfinished,
     } = verified;
+    if *records == 0 {
+        return "there is no record here".to_owned();
+    }
     let archived = if *first_seq > 1 {
         "; what was before is not here"
     } else {

@@ -7,8 +7,10 @@ use hsm_core::backend::Backend;
 use hsm_core::pkcs11::Module;
 use hsm_core::{Hsm, Leftovers, Login, Stopped};
 
+use crate::auth::Authenticator;
 use crate::config::{Config, Fault, Purpose, environment};
 use crate::serve::{load_module, open_token};
+use crate::tls;
 
 /// Runs the steps, as far as they can be run, and writes what came of each to `output`.
 pub fn run(output: &mut impl Write) -> ExitCode {
@@ -34,6 +36,7 @@ fn examine(out: &mut impl Write) -> io::Result<bool> {
             return Ok(false);
         }
     };
+    let settings = check_files(out, &config)?;
     let slots = |module: Module| {
         module
             .slots()
@@ -76,7 +79,28 @@ fn examine(out: &mut impl Write) -> io::Result<bool> {
         )?;
         return Ok(false);
     }
-    Ok(well)
+    Ok(well && settings)
+}
+
+/// What `serve` would refuse beside the token.
+fn check_files(out: &mut impl Write, config: &Config) -> io::Result<bool> {
+    let mut faults: Vec<(&str, Fault)> = Vec::new();
+    let mut keep = |step, found: Vec<Fault>| faults.extend(found.into_iter().map(|fault| (step, fault)));
+    keep(
+        "authentication",
+        Authenticator::from_config(&config.auth).err().unwrap_or_default(),
+    );
+    if let (Some(cert), Some(key)) = (&config.server.tls_cert, &config.server.tls_key) {
+        keep("tls", tls::server_config(cert, key).err().unwrap_or_default());
+    }
+    if config.auth.jwt_secret.is_none() && config.auth.jwks_file.is_none() {
+        let text = "not configured: `serve` does not start without HSM_AUTH__JWT_SECRET or HSM_AUTH__JWKS_FILE";
+        writeln!(out, "warning  authentication: {text}")?;
+    }
+    for (step, fault) in &faults {
+        failed(out, step, &fault.to_string())?;
+    }
+    Ok(faults.is_empty())
 }
 
 fn use_token(out: &mut impl Write, hsm: &Hsm) -> io::Result<bool> {

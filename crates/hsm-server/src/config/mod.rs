@@ -306,6 +306,10 @@ impl Config {
                 PathBuf::new()
             });
         }
+        // The embedded token takes no relative path.
+        if let Ok(absolute) = std::path::absolute(&self.data_dir) {
+            self.data_dir = absolute;
+        }
         if self.audit.path.as_os_str().is_empty() {
             self.audit.path = self.data_dir.join("audit");
         }
@@ -355,6 +359,16 @@ impl Config {
                 self.server.listen
             );
             fault("server.listen", &text);
+        }
+        if let Some(address) = self
+            .server
+            .metrics_listen
+            .filter(|address| purpose == Purpose::Dev && !is_loopback(*address))
+        {
+            let text = format!(
+                "HSM_SERVER__METRICS_LISTEN: {address} is not a loopback address, and `dev` listens on no other; use `serve`"
+            );
+            fault("server.metrics_listen", &text);
         }
     }
 
