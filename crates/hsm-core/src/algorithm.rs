@@ -176,6 +176,8 @@ pub enum JoseKey {
     Curve(Curve),
     /// The size of the key in bits.
     Bits(u32),
+    /// The least size of the key in bits.
+    AtLeast(u32),
 }
 
 /// A JOSE name and what it fixes.
@@ -254,6 +256,13 @@ const fn on(name: &'static str, curve: Curve) -> Jose {
         key: JoseKey::Curve(curve),
     }
 }
+/// RFC 7518 §3.3, §3.5 and §4.3 ask for 2048 bits or more.
+const fn rsa(name: &'static str) -> Jose {
+    Jose {
+        name,
+        key: JoseKey::AtLeast(2048),
+    }
+}
 const fn bits(name: &'static str, bits: u32) -> Jose {
     Jose {
         name,
@@ -283,16 +292,16 @@ pub const ROWS: [Row; 23] = [
     row!(AesGcm, "AES-GCM", [bits("A128GCM", 128), bits("A192GCM", 192), bits("A256GCM", 256)], CRYPT, Aes, Scheme::Gcm, AES_GCM, None, "NIST SP 800-38D; 12-byte IV, 16-byte tag, optional `aad`. The default for AES keys"),
     row!(AesCtr, "AES-CTR", [], CRYPT, Aes, Scheme::Ctr, AES_CTR, None, "NIST SP 800-38A; 16-byte IV, the whole block a big-endian counter. Not authenticated"),
     row!(AesCbc, "AES-CBC", [], CRYPT, Aes, Scheme::Cbc, AES_CBC_PAD, None, "NIST SP 800-38A with PKCS#7 padding; 16-byte IV. A padding oracle over an API: only with `HSM_LEGACY_ALGORITHMS=true`"),
-    row!(RsaOaepSha1, "RSA-OAEP-SHA1", [any("RSA-OAEP")], CRYPT, Rsa, Scheme::Oaep(Hash::Sha1), RSA_PKCS_OAEP, None, "RFC 8017 §7.1; MGF1 with SHA-1, empty label"),
-    row!(RsaOaepSha256, "RSA-OAEP-SHA256", [any("RSA-OAEP-256")], CRYPT, Rsa, Scheme::Oaep(Hash::Sha256), RSA_PKCS_OAEP, None, "RFC 8017 §7.1; MGF1 with SHA-256, empty label. The default for RSA keys, where the token has it"),
-    row!(RsaOaepSha384, "RSA-OAEP-SHA384", [any("RSA-OAEP-384")], CRYPT, Rsa, Scheme::Oaep(Hash::Sha384), RSA_PKCS_OAEP, None, "RFC 8017 §7.1; MGF1 with SHA-384, empty label"),
-    row!(RsaOaepSha512, "RSA-OAEP-SHA512", [any("RSA-OAEP-512")], CRYPT, Rsa, Scheme::Oaep(Hash::Sha512), RSA_PKCS_OAEP, None, "RFC 8017 §7.1; MGF1 with SHA-512, empty label"),
-    row!(RsaPkcs1Sha256, "RSA-PKCS1-SHA256", [any("RS256")], SIGN, Rsa, Scheme::Pkcs1(Hash::Sha256), SHA256_RSA_PKCS, Some(M::RSA_PKCS), "RFC 8017 §8.2"),
-    row!(RsaPkcs1Sha384, "RSA-PKCS1-SHA384", [any("RS384")], SIGN, Rsa, Scheme::Pkcs1(Hash::Sha384), SHA384_RSA_PKCS, Some(M::RSA_PKCS), "RFC 8017 §8.2"),
-    row!(RsaPkcs1Sha512, "RSA-PKCS1-SHA512", [any("RS512")], SIGN, Rsa, Scheme::Pkcs1(Hash::Sha512), SHA512_RSA_PKCS, Some(M::RSA_PKCS), "RFC 8017 §8.2"),
-    row!(RsaPssSha256, "RSA-PSS-SHA256", [any("PS256")], SIGN, Rsa, Scheme::Pss(Hash::Sha256), SHA256_RSA_PKCS_PSS, Some(M::RSA_PKCS_PSS), "RFC 8017 §8.1; salt as long as the hash. The default for RSA keys"),
-    row!(RsaPssSha384, "RSA-PSS-SHA384", [any("PS384")], SIGN, Rsa, Scheme::Pss(Hash::Sha384), SHA384_RSA_PKCS_PSS, Some(M::RSA_PKCS_PSS), "RFC 8017 §8.1; salt as long as the hash"),
-    row!(RsaPssSha512, "RSA-PSS-SHA512", [any("PS512")], SIGN, Rsa, Scheme::Pss(Hash::Sha512), SHA512_RSA_PKCS_PSS, Some(M::RSA_PKCS_PSS), "RFC 8017 §8.1; salt as long as the hash"),
+    row!(RsaOaepSha1, "RSA-OAEP-SHA1", [rsa("RSA-OAEP")], CRYPT, Rsa, Scheme::Oaep(Hash::Sha1), RSA_PKCS_OAEP, None, "RFC 8017 §7.1; MGF1 with SHA-1, empty label"),
+    row!(RsaOaepSha256, "RSA-OAEP-SHA256", [rsa("RSA-OAEP-256")], CRYPT, Rsa, Scheme::Oaep(Hash::Sha256), RSA_PKCS_OAEP, None, "RFC 8017 §7.1; MGF1 with SHA-256, empty label. The default for RSA keys, where the token has it"),
+    row!(RsaOaepSha384, "RSA-OAEP-SHA384", [rsa("RSA-OAEP-384")], CRYPT, Rsa, Scheme::Oaep(Hash::Sha384), RSA_PKCS_OAEP, None, "RFC 8017 §7.1; MGF1 with SHA-384, empty label"),
+    row!(RsaOaepSha512, "RSA-OAEP-SHA512", [rsa("RSA-OAEP-512")], CRYPT, Rsa, Scheme::Oaep(Hash::Sha512), RSA_PKCS_OAEP, None, "RFC 8017 §7.1; MGF1 with SHA-512, empty label"),
+    row!(RsaPkcs1Sha256, "RSA-PKCS1-SHA256", [rsa("RS256")], SIGN, Rsa, Scheme::Pkcs1(Hash::Sha256), SHA256_RSA_PKCS, Some(M::RSA_PKCS), "RFC 8017 §8.2"),
+    row!(RsaPkcs1Sha384, "RSA-PKCS1-SHA384", [rsa("RS384")], SIGN, Rsa, Scheme::Pkcs1(Hash::Sha384), SHA384_RSA_PKCS, Some(M::RSA_PKCS), "RFC 8017 §8.2"),
+    row!(RsaPkcs1Sha512, "RSA-PKCS1-SHA512", [rsa("RS512")], SIGN, Rsa, Scheme::Pkcs1(Hash::Sha512), SHA512_RSA_PKCS, Some(M::RSA_PKCS), "RFC 8017 §8.2"),
+    row!(RsaPssSha256, "RSA-PSS-SHA256", [rsa("PS256")], SIGN, Rsa, Scheme::Pss(Hash::Sha256), SHA256_RSA_PKCS_PSS, Some(M::RSA_PKCS_PSS), "RFC 8017 §8.1; salt as long as the hash. The default for RSA keys"),
+    row!(RsaPssSha384, "RSA-PSS-SHA384", [rsa("PS384")], SIGN, Rsa, Scheme::Pss(Hash::Sha384), SHA384_RSA_PKCS_PSS, Some(M::RSA_PKCS_PSS), "RFC 8017 §8.1; salt as long as the hash"),
+    row!(RsaPssSha512, "RSA-PSS-SHA512", [rsa("PS512")], SIGN, Rsa, Scheme::Pss(Hash::Sha512), SHA512_RSA_PKCS_PSS, Some(M::RSA_PKCS_PSS), "RFC 8017 §8.1; salt as long as the hash"),
     row!(EcdsaSha256, "ECDSA-SHA256", [on("ES256", Curve::P256), on("ES256K", Curve::Secp256k1)], SIGN, Ec, Scheme::Ecdsa(Hash::Sha256), ECDSA_SHA256, Some(M::ECDSA), "FIPS 186-5 §6. The default for P-256 and secp256k1"),
     row!(EcdsaSha384, "ECDSA-SHA384", [on("ES384", Curve::P384)], SIGN, Ec, Scheme::Ecdsa(Hash::Sha384), ECDSA_SHA384, Some(M::ECDSA), "FIPS 186-5 §6. The default for P-384"),
     row!(EcdsaSha512, "ECDSA-SHA512", [on("ES512", Curve::P521)], SIGN, Ec, Scheme::Ecdsa(Hash::Sha512), ECDSA_SHA512, Some(M::ECDSA), "FIPS 186-5 §6. The default for P-521"),

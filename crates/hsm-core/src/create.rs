@@ -115,18 +115,19 @@ fn prepare(worker: &mut Worker, new: &NewKey) -> Result<HsmKeyId> {
     let shared = worker.shared.clone();
     let token = shared.link.token();
     let holds_label = worker.run(Again::Once, |session| {
-        for handle in session.find(&Filter::Label(label))? {
-            let holder = match session.read(handle) {
-                // Destroyed by somebody between the search and the look.
-                Err(failure) if quirks::is_dead_handle(&token, &failure) => None,
-                holder => holder?,
-            };
-            if holder.is_some_and(|object| !object.id.is_empty() && object.label == label) {
-                return Ok(true);
+        shared.link.while_logged_in(session, |session| {
+            for handle in session.find(&Filter::Label(label))? {
+                let holder = match session.read(handle) {
+                    // Destroyed by somebody between the search and the look.
+                    Err(failure) if quirks::is_dead_handle(&token, &failure) => None,
+                    holder => holder?,
+                };
+                if holder.is_some_and(|object| !object.id.is_empty() && object.label == label) {
+                    return Ok(true);
+                }
             }
-        }
-        shared.link.still_logged_in(session)?;
-        Ok(false)
+            Ok(false)
+        })
     })?;
     if holds_label {
         return Err(taken(&new.label));

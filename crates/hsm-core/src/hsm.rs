@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::algorithm::{Algorithm, Operation};
 use crate::backend::{Backend, MechanismInfo, Slot, Token};
 use crate::call::{self, Call, Reply, Settle};
 use crate::create::{self, Creating};
@@ -177,10 +178,12 @@ impl Hsm {
         if let Err(error) = self.shared.link.check_login() {
             return Call::settled(Err(error));
         }
-        self.with_key(id, None, |_, _| {
-            Ok(Box::new(|worker: &mut Worker, key: Arc<Key>| {
-                Ok(worker.read_again(&key)?.info.clone())
-            }))
+        if let Err(error) = self.foreign_token(id) {
+            return Call::settled(Err(error));
+        }
+        let id = id.clone();
+        self.call(self.shared.options.timeout, move |worker, reply| {
+            reply.settle(worker.find(&id).map(|key| key.info.clone()));
         })
     }
 
@@ -226,10 +229,16 @@ impl Hsm {
         self.shared.keeper.destroy_later(id.clone());
     }
 
+    /// The algorithm that fits the key best, as far as it is known without asking the token.
+    pub fn default_algorithm(&self, id: &HsmKeyId, operation: Operation) -> Option<Algorithm> {
+        let key = self.shared.index.key(id)?;
+        operation::default_algorithm(&self.shared, &key, operation)
+    }
+
     /// Encrypts.
     pub fn encrypt(&self, request: Encrypt) -> Call<Encrypted> {
         let id = request.key.clone();
-        self.with_key(&id, Some(Usage::Encrypt), move |shared, key| {
+        self.with_key(&id, Usage::Encrypt, move |shared, key| {
             operation::encrypt(shared, key, request)
         })
     }
@@ -237,7 +246,7 @@ impl Hsm {
     /// Decrypts. The answer is wiped when it is dropped.
     pub fn decrypt(&self, request: Decrypt) -> Call<zeroize::Zeroizing<Vec<u8>>> {
         let id = request.key.clone();
-        self.with_key(&id, Some(Usage::Decrypt), move |shared, key| {
+        self.with_key(&id, Usage::Decrypt, move |shared, key| {
             operation::decrypt(shared, key, request)
         })
     }
@@ -245,7 +254,7 @@ impl Hsm {
     /// Signs, or makes a message authentication code.
     pub fn sign(&self, request: Sign) -> Call<Signed> {
         let id = request.key.clone();
-        self.with_key(&id, Some(Usage::Sign), move |shared, key| {
+        self.with_key(&id, Usage::Sign, move |shared, key| {
             operation::sign(shared, key, request)
         })
     }
@@ -253,7 +262,7 @@ impl Hsm {
     /// Checks a signature or a message authentication code. A malformed one is wrong, not an error.
     pub fn verify(&self, request: Verify) -> Call<bool> {
         let id = request.signed.key.clone();
-        self.with_key(&id, Some(Usage::Verify), move |shared, key| {
+        self.with_key(&id, Usage::Verify, move |shared, key| {
             operation::verify(shared, key, request)
         })
     }
@@ -309,7 +318,7 @@ impl Hsm {
 
     /// Resolves `id`, has `plan` check the request against the key, and runs what it planned on a worker. `needs` is the
     /// usage that the request needs: half a pair that lacks it may be whole by now, which is for the token to say.
-    fn with_key<T, P>(&self, id: &HsmKeyId, needs: Option<Usage>, plan: P) -> Call<T>
+    fn with_key<T, P>(&self, id: &HsmKeyId, needs: Usage, plan: P) -> Call<T>
     where
         T: Send + 'static,
         P: FnOnce(&Shared, &Key) -> Result<Plan<T>> + Send + 'static,
@@ -318,7 +327,7 @@ impl Hsm {
             return Call::settled(Err(error));
         }
         let (reply, call) = call::pair();
-        let enough = |key: &Arc<Key>| !key.is_half() || needs.is_none_or(|usage| key.info.usages.contains(usage));
+        let enough = |key: &Arc<Key>| !key.is_half() || key.info.usages.contains(needs);
         if let Some(key) = self.shared.index.key(id).filter(enough) {
             self.shared.go_on(&key, reply, plan);
             return call;

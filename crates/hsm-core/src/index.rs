@@ -178,14 +178,6 @@ impl Index {
         self.read().generation
     }
 
-    /// Takes note of what was read afresh of a key's objects, unless their handles have died since.
-    pub(crate) fn insert(&self, found: Found) {
-        let mut state = self.write();
-        if state.generation == found.generation {
-            state.insert(found.objects);
-        }
-    }
-
     /// Takes note that the key with this id is gone.
     pub(crate) fn remove(&self, id: &HsmKeyId) {
         self.write().remove(id);

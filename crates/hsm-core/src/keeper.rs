@@ -233,18 +233,20 @@ fn walk_once(worker: &mut Worker) -> Result<()> {
     worker.run(Again::Once, |session| {
         let started = Instant::now();
         let mut walk = shared.index.begin_walk();
-        for class in Class::ALL {
-            walk.found.extend(session.find(&Filter::Class(class))?);
-        }
-        for handle in shared.index.to_read(&mut walk) {
-            match session.read(handle) {
-                Ok(object) => walk.read.push((handle, object)),
-                // Destroyed by somebody between the search and the look.
-                Err(failure) if quirks::is_dead_handle(&token, &failure) => {}
-                Err(failure) => return Err(failure),
+        shared.link.while_logged_in(session, |session| {
+            for class in Class::ALL {
+                walk.found.extend(session.find(&Filter::Class(class))?);
             }
-        }
-        shared.link.still_logged_in(session)?;
+            for handle in shared.index.to_read(&mut walk) {
+                match session.read(handle) {
+                    Ok(object) => walk.read.push((handle, object)),
+                    // Destroyed by somebody between the search and the look.
+                    Err(failure) if quirks::is_dead_handle(&token, &failure) => {}
+                    Err(failure) => return Err(failure),
+                }
+            }
+            Ok(())
+        })?;
         shared.index.finish_walk(walk, started);
         Ok(())
     })

@@ -283,12 +283,24 @@ impl Link {
         }
     }
 
-    /// Fails as a lost login does, if it is lost: a token that nobody is logged in to hides its private objects, and a
-    /// search that misses them says nothing.
+    /// Runs a search. A token that nobody is logged in to hides its private objects, and a search that misses them says
+    /// nothing: so the login is asked for before and after. (One that was lost and found again in between has dropped the
+    /// index meanwhile, and with it what this search was for.)
     ///
     /// # Errors
-    /// `CKR_USER_NOT_LOGGED_IN`.
-    pub(crate) fn still_logged_in(&self, session: &mut dyn Session) -> Outcome<()> {
+    /// `CKR_USER_NOT_LOGGED_IN` if the login is lost.
+    pub(crate) fn while_logged_in<T>(
+        &self,
+        session: &mut dyn Session,
+        search: impl FnOnce(&mut dyn Session) -> Outcome<T>,
+    ) -> Outcome<T> {
+        self.still_logged_in(session)?;
+        let found = search(session)?;
+        self.still_logged_in(session)?;
+        Ok(found)
+    }
+
+    fn still_logged_in(&self, session: &mut dyn Session) -> Outcome<()> {
         if !self.login_is_expected() || session.logged_in()? {
             return Ok(());
         }

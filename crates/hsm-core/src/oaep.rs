@@ -36,6 +36,13 @@ impl OaepHashes {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(hashes);
         Ok(has)
     }
+
+    /// The hash of requests that name none, if the trial was made.
+    pub(crate) fn preferred(&self) -> Option<Hash> {
+        let hashes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let has_better = hashes.as_ref()?.contains(&Hash::Sha256);
+        Some(if has_better { Hash::Sha256 } else { Hash::Sha1 })
+    }
 }
 
 /// Whether the token has RSA-OAEP at all.

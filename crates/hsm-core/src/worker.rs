@@ -151,49 +151,25 @@ impl Worker {
         Err(Error::Device("the token's sessions are lost again and again".into()))
     }
 
-    /// The key, its attributes read afresh.
-    ///
-    /// # Errors
-    /// [`Error::KeyNotFound`], [`Error::AmbiguousKey`].
-    pub(crate) fn read_again(&mut self, key: &Arc<Key>) -> Result<Arc<Key>> {
-        if key.is_half() {
-            return self.find(&key.info.id);
-        }
-        let found = self.run_with_key(key, |session, key| {
-            let mut objects = Vec::new();
-            for handle in key.handles() {
-                objects.extend(session.read(handle)?.map(|object| (handle, object)));
-            }
-            Ok(Found {
-                generation: key.generation(),
-                objects,
-            })
-        })?;
-        self.shared.index.insert(found);
-        match self.shared.index.key(&key.info.id) {
-            Some(key) => Ok(key),
-            None => self.find(&key.info.id),
-        }
-    }
-
     /// The key objects with this id, read from the token.
     pub(crate) fn objects(&mut self, id: &HsmKeyId) -> Result<Found> {
         let shared = self.shared.clone();
         let token = self.shared.link.token();
         self.run(Again::Once, |session| {
             let generation = shared.index.generation();
-            let handles = session.find(&Filter::Id(id.as_bytes()))?;
-            let mut objects = Vec::with_capacity(handles.len());
-            for handle in handles {
-                match session.read(handle) {
-                    Ok(Some(object)) => objects.push((handle, object)),
-                    Ok(None) => {}
-                    // Destroyed by somebody between the search and the look.
-                    Err(failure) if quirks::is_dead_handle(&token, &failure) => {}
-                    Err(failure) => return Err(failure),
+            let objects = shared.link.while_logged_in(session, |session| {
+                let mut objects = Vec::new();
+                for handle in session.find(&Filter::Id(id.as_bytes()))? {
+                    match session.read(handle) {
+                        Ok(Some(object)) => objects.push((handle, object)),
+                        Ok(None) => {}
+                        // Destroyed by somebody between the search and the look.
+                        Err(failure) if quirks::is_dead_handle(&token, &failure) => {}
+                        Err(failure) => return Err(failure),
+                    }
                 }
-            }
-            shared.link.still_logged_in(session)?;
+                Ok(objects)
+            })?;
             Ok(Found { generation, objects })
         })
     }

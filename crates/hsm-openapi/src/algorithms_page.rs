@@ -80,6 +80,7 @@ fn jose_name(jose: &Jose) -> String {
         JoseKey::Any => format!("`{name}`"),
         JoseKey::Curve(curve) => format!("`{name}` ({curve})"),
         JoseKey::Bits(bits) => format!("`{name}` ({bits} bits)"),
+        JoseKey::AtLeast(bits) => format!("`{name}` ({bits} bits or more)"),
     }
 }
 

@@ -19,6 +19,14 @@ pub fn load(_: &Config) -> Result<Module, Fault> {
 #[cfg(feature = "embedded")]
 pub use linked_in::load;
 
+/// The file of the security officer's PIN, beside the token's database.
+const SO_PIN: &str = "so-pin";
+
+/// Whether the data folder has an embedded token.
+pub fn is_made(config: &Config) -> bool {
+    config.data_dir.join("token").join(SO_PIN).exists()
+}
+
 #[cfg(feature = "embedded")]
 mod linked_in {
     use std::path::PathBuf;
@@ -27,7 +35,7 @@ mod linked_in {
     use hsm_core::uri::TokenSelector;
     use secrecy::{ExposeSecret, SecretString};
 
-    use super::{Config, Fault, Module};
+    use super::{Config, Fault, Module, SO_PIN};
     use crate::secrets;
     use crate::serve::make_folder;
 
@@ -59,7 +67,7 @@ mod linked_in {
         });
         if let Some(slot) = fresh {
             let pin = pin(config)?;
-            let so_pin = secrets::read_or_make(&folder.join("so-pin")).map_err(|error| in_folder(&error))?;
+            let so_pin = secrets::read_or_make(&folder.join(SO_PIN)).map_err(|error| in_folder(&error))?;
             module
                 .init_token(slot.id, &so_pin, &label(config), pin)
                 .map_err(|error| in_folder(&error))?;

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use base64::Engine;
@@ -21,6 +21,7 @@ pub fn read_or_make(path: &Path) -> io::Result<SecretString> {
     if !path.exists() {
         put_random(path)?;
     }
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
     let mut text = Zeroizing::new(String::new());
     File::open(path)?.read_to_string(&mut text)?;
     if text.trim().is_empty() {

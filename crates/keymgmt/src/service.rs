@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hsm_core::{
-    Choice, Decrypt, Encrypt, Encrypted, Hsm, HsmKeyId, KeyInfo, KeyPage, KeyQuery, NewKey, Sign, Signed, Verify,
+    Algorithm, Choice, Decrypt, Encrypt, Encrypted, Hsm, HsmKeyId, KeyInfo, KeyPage, KeyQuery, NewKey, Operation, Sign,
+    Signed, Verify,
 };
 use zeroize::Zeroizing;
 
@@ -201,7 +202,8 @@ impl KeyService {
         let request = request(id.clone());
         let asked = request.algorithm.name();
         let result = self.act(Action::Encrypt, || self.hsm.encrypt(request)).await?;
-        let used = result.as_ref().ok().map(|done| done.algorithm.name()).or(asked);
+        let used = result.as_ref().ok().map(|done| done.algorithm.name());
+        let used = used.or_else(|| self.used(asked, &id, Operation::Encrypt));
         let done = self
             .record(caller, Action::Encrypt, Some(id.to_string()), used, result, 200)
             .await?;
@@ -222,7 +224,8 @@ impl KeyService {
         let request = request(id.clone());
         let asked = request.algorithm.name();
         let result = self.act(Action::Decrypt, || self.hsm.decrypt(request)).await?;
-        self.record(caller, Action::Decrypt, Some(id.to_string()), asked, result, 200)
+        let used = self.used(asked, &id, Operation::Decrypt);
+        self.record(caller, Action::Decrypt, Some(id.to_string()), used, result, 200)
             .await
     }
 
@@ -240,7 +243,8 @@ impl KeyService {
         let request = request(id.clone());
         let asked = request.algorithm.name();
         let result = self.act(Action::Sign, || self.hsm.sign(request)).await?;
-        let used = result.as_ref().ok().map(|done| done.algorithm.name()).or(asked);
+        let used = result.as_ref().ok().map(|done| done.algorithm.name());
+        let used = used.or_else(|| self.used(asked, &id, Operation::Sign));
         let done = self
             .record(caller, Action::Sign, Some(id.to_string()), used, result, 200)
             .await?;
@@ -256,7 +260,8 @@ impl KeyService {
         let request = request(id.clone());
         let asked = request.signed.algorithm.name();
         let result = self.act(Action::Verify, || self.hsm.verify(request)).await?;
-        self.record(caller, Action::Verify, Some(id.to_string()), asked, result, 200)
+        let used = self.used(asked, &id, Operation::Verify);
+        self.record(caller, Action::Verify, Some(id.to_string()), used, result, 200)
             .await
     }
 
@@ -287,6 +292,11 @@ impl KeyService {
             AuditError::Unavailable => Error::AuditUnavailable,
             error => Error::AuditUnreadable(error.to_string()),
         })
+    }
+
+    /// The algorithm for the record: the one that was asked for, or the one that the key decides.
+    fn used(&self, asked: Option<&'static str>, id: &HsmKeyId, operation: Operation) -> Option<&'static str> {
+        asked.or_else(|| self.hsm.default_algorithm(id, operation).map(Algorithm::name))
     }
 
     /// Starts a call that must be recorded, unless that is known to be impossible.

@@ -48,6 +48,7 @@ pub(super) fn choose(shared: &Shared, key: &Key, choice: &Choice, operation: Ope
         // One JOSE name may stand for a curve each; only the named one is right.
         Some(JoseKey::Curve(curve)) => info.size == KeySize::Curve(curve),
         Some(JoseKey::Bits(bits)) => info.size == KeySize::Bits(bits),
+        Some(JoseKey::AtLeast(least)) => matches!(info.size, KeySize::Bits(bits) if bits >= least),
         Some(JoseKey::Any) | None => true,
     };
     if !fixed {
@@ -69,6 +70,12 @@ pub(super) fn choose(shared: &Shared, key: &Key, choice: &Choice, operation: Ope
             row.name,
             8 * hash.len()
         )));
+    }
+    if let (Scheme::Pss(hash), KeySize::Bits(bits)) = (algorithm.scheme(), info.size)
+        && (bits.div_ceil(8) as usize) < 2 * hash.len() + 2
+    {
+        let text = format!("a key of {bits} bits is too short for {} (RFC 8017 §9.1.1)", row.name);
+        return Err(Error::KeyTypeMismatch(text));
     }
     match algorithm.scheme() {
         Scheme::Oaep(hash) => Ok(Chosen::Oaep(Some(hash))),

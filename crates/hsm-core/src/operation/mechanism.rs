@@ -114,12 +114,12 @@ pub(super) fn public(key: &Key) -> Outcome<Handle> {
     key.public().ok_or_else(|| no_half("public"))
 }
 
-/// The key lost a half between the check and the use: to be looked up again like a dead handle.
+/// The key lost a half between the check and the use.
 pub(super) fn no_half(half: &str) -> Failure {
     Failure {
         function: "C_FindObjects",
         during: During::Other,
-        rv: Some(Ckr::KeyHandleInvalid),
+        rv: Some(Ckr::KeyFunctionNotPermitted),
         detail: format!("the key has no {half} half"),
     }
 }

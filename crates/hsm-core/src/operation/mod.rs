@@ -34,6 +34,23 @@ const GCM_IV: usize = 12;
 const GCM_TAG: usize = 16;
 const BLOCK: usize = 16;
 
+/// The algorithm that a request without one uses; `None` where only the token can tell.
+pub(crate) fn default_algorithm(shared: &Shared, key: &Key, operation: Operation) -> Option<Algorithm> {
+    match choose(shared, key, &Choice::BY_KEY, operation).ok()? {
+        Chosen::Algorithm(algorithm) => Some(algorithm),
+        Chosen::Oaep(hash) => hash.or_else(|| shared.oaep.preferred()).map(oaep_with),
+    }
+}
+
+const fn oaep_with(hash: Hash) -> Algorithm {
+    match hash {
+        Hash::Sha1 => Algorithm::RsaOaepSha1,
+        Hash::Sha256 => Algorithm::RsaOaepSha256,
+        Hash::Sha384 => Algorithm::RsaOaepSha384,
+        Hash::Sha512 => Algorithm::RsaOaepSha512,
+    }
+}
+
 pub(crate) fn encrypt(shared: &Shared, key: &Key, request: Encrypt) -> Result<Plan<Encrypted>> {
     let Encrypt {
         key: _,
@@ -251,12 +268,7 @@ fn encrypt_oaep(worker: &mut Worker, key: &Arc<Key>, hash: Option<Hash>, data: &
         .ok_or_else(|| Error::NotSupported("the token does not tell the public key, which encryption needs".into()))?;
     fits_oaep(prepared.oaep_capacity(hash), data)?;
     let ciphertext = prepared.encrypt_oaep(hash, data)?;
-    let algorithm = match hash {
-        Hash::Sha1 => Algorithm::RsaOaepSha1,
-        Hash::Sha256 => Algorithm::RsaOaepSha256,
-        Hash::Sha384 => Algorithm::RsaOaepSha384,
-        Hash::Sha512 => Algorithm::RsaOaepSha512,
-    };
+    let algorithm = oaep_with(hash);
     Ok(Encrypted {
         algorithm,
         ciphertext,

@@ -9,7 +9,7 @@ use hsm_openapi::{Problem, ProblemCode, errors_html};
 
 use super::Answer;
 use crate::app::State;
-use crate::extract::Who;
+use crate::extract::{NoQuery, Who};
 
 /// Where Prometheus asks.
 pub const METRICS: &str = "/metrics";
@@ -41,12 +41,17 @@ pub async fn ready(state: web::Data<State>, who: Who) -> Answer<HttpResponse> {
             Some("the PIN was refused, or may not be tried; it is not tried again before a restart".to_owned())
         }
     };
+    let load = status.load;
+    let stuck = load.workers > 0 && load.hung >= load.workers;
+    let away = status
+        .unavailable
+        .or_else(|| stuck.then(|| "every session hangs in a call of the module".to_owned()));
     let writable = service.audit().writable();
     let checks = vec![
         HealthCheck {
             name: "token",
-            ok: status.unavailable.is_none(),
-            detail: status.unavailable,
+            ok: away.is_none(),
+            detail: away,
         },
         HealthCheck {
             name: "login",
@@ -103,7 +108,7 @@ pub fn metrics_page(state: &State, request: &HttpRequest) -> HttpResponse {
 /// This document.
 #[utoipa::path(tag = tag::HEALTH, security(()), responses((status = 200, description = "The OpenAPI document", body = serde_json::Value)))]
 #[get("/openapi.json")]
-pub async fn openapi_document(state: web::Data<State>) -> HttpResponse {
+pub async fn openapi_document(state: web::Data<State>, _: NoQuery) -> HttpResponse {
     HttpResponse::Ok()
         .content_type("application/json")
         .body(state.openapi.clone())

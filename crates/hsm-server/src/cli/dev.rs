@@ -11,6 +11,7 @@ use keymgmt::{Caller, KeyService};
 use crate::app;
 use crate::auth::mint;
 use crate::config::{Config, Fault, Module, Purpose, environment};
+use crate::embedded;
 use crate::secrets::read_or_make;
 use crate::serve::{Ready, make_folder, refuse};
 
@@ -45,6 +46,13 @@ fn prepare(config: &mut Config) -> Result<Ready, Vec<Fault>> {
             )]
         })
     };
+    if embedded::is_made(config) && !config.data_dir.join("pin").exists() {
+        let text = format!(
+            "HSM_DATA_DIR: {} has a token, but its PIN is gone (the file pin); put it back, or choose another folder",
+            config.data_dir.display()
+        );
+        return Err(vec![Fault::of("data_dir", text)]);
+    }
     let pin = secret("pin")?;
     let jwt_secret = secret("jwt-secret")?;
     if matches!(&config.library_path, Some(Module::File(_))) {
