@@ -145,7 +145,7 @@ impl Ready {
             Stopped::Hanging => {
                 tracing::error!("a call hangs in the PKCS#11 module, which was therefore not finalized");
                 // The hanging thread is inside the module: nothing of the process may be torn down under it.
-                std::process::exit(1)
+                hsm_core::pkcs11::leave_process(1)
             }
         }
     }
@@ -221,6 +221,9 @@ fn open_audit(config: &Config) -> Result<AuditLog, Fault> {
         }
     };
     let folder = &config.audit.path;
+    if folder.starts_with(&config.data_dir) {
+        make_folder(&config.data_dir, "HSM_DATA_DIR")?;
+    }
     AuditLog::open(folder, sync).map_err(|error| {
         let hint = match error {
             audit::OpenError::InUse(_) => "; end that server, or choose another HSM_DATA_DIR",

@@ -68,6 +68,12 @@ pub enum LoadError {
     },
 }
 
+/// Ends the process at once with `code`, without the exit handlers of modules: for when a call hangs in one
+/// ([`Stopped::Hanging`](crate::Stopped::Hanging)). Nothing is flushed.
+pub fn leave_process(code: i32) -> ! {
+    raw::leave(code)
+}
+
 impl Module {
     /// Loads the module in `path` and initialises it. `init_args` is for C_Initialize's reserved argument, which some
     /// modules read their configuration from.

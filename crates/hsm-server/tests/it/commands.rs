@@ -457,3 +457,16 @@ fn a_command_that_does_not_exist() {
         assert_eq!(builder.run(args).code, Some(0), "{args:?}");
     }
 }
+
+#[test]
+fn check_looks_at_what_serve_would_refuse_beside_the_token() {
+    let ended = softhsm()
+        .env("HSM_AUTH__JWKS_FILE", "/nowhere/jwks.json")
+        .run(&["check"]);
+    fails(&ended, "authentication", "/nowhere/jwks.json");
+    let ended = softhsm()
+        .env("HSM_SERVER__TLS_CERT", "/nowhere/cert.pem")
+        .env("HSM_SERVER__TLS_KEY", "/nowhere/key.pem")
+        .run(&["check"]);
+    fails(&ended, "tls", "/nowhere/cert.pem");
+}

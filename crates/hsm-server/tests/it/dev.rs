@@ -277,3 +277,41 @@ fn settings_of_serve_do_not_lead_it_to_a_real_token() {
     assert_eq!(slots["slots"].as_array().unwrap().len(), 1);
     assert_ne!(slots["slots"][0]["token_label"], json!(token.label()));
 }
+
+#[test]
+fn a_token_whose_pin_is_lost_is_not_asked() {
+    let scratch = Scratch::new();
+    drop(Dev::start(&scratch, "data", &[]));
+    let folder = scratch.path("data");
+    fs::remove_file(folder.join("pin")).unwrap();
+    only_fault(&refused(&folder, &[]), 1, &["HSM_DATA_DIR", "PIN"]);
+    assert!(!folder.join("pin").exists());
+}
+
+#[test]
+fn no_listener_of_dev_is_open_to_the_network() {
+    let scratch = Scratch::new();
+    let ended = refused(&scratch.path("data"), &[("HSM_SERVER__METRICS_LISTEN", "0.0.0.0:0")]);
+    only_fault(&ended, 1, &["HSM_SERVER__METRICS_LISTEN", "loopback"]);
+}
+
+#[test]
+fn a_relative_data_folder_will_do() {
+    let scratch = Scratch::new();
+    let folder = scratch.path("here");
+    fs::create_dir(&folder).unwrap();
+    let mut child = command(Path::new("data"), &[("HSM_SERVER__LISTEN", "127.0.0.1:0")])
+        .current_dir(&folder)
+        .stdout(Stdio::null())
+        .stderr(File::create(scratch.path("log")).unwrap())
+        .spawn()
+        .unwrap();
+    wait_until("dev listens", || {
+        let log = fs::read_to_string(scratch.path("log")).unwrap();
+        assert!(child.try_wait().unwrap().is_none(), "{log}");
+        log.contains("listening")
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(folder.join("data/token/token.sql").exists());
+}

@@ -28,6 +28,7 @@ mod auth;
 mod commands;
 mod crypto;
 mod dev;
+mod edges;
 mod errors;
 mod heal;
 mod hostile;
