@@ -115,6 +115,7 @@ fn prepare(worker: &mut Worker, new: &NewKey) -> Result<HsmKeyId> {
     let shared = worker.shared.clone();
     let token = shared.link.token();
     let holds_label = worker.run(Again::Once, |session| {
+        let _hold = shared.catalogue.search(&token);
         shared.link.while_logged_in(session, |session| {
             for handle in session.find(&Filter::Label(label))? {
                 let holder = match session.read(handle) {
@@ -135,7 +136,10 @@ fn prepare(worker: &mut Worker, new: &NewKey) -> Result<HsmKeyId> {
     for _ in 0..8 {
         let mut bytes = [0; ID_BYTES];
         shared.entropy.fill(worker, &mut bytes)?;
-        let free = worker.run(Again::Once, |session| Ok(session.find(&Filter::Id(&bytes))?.is_empty()))?;
+        let free = worker.run(Again::Once, |session| {
+            let _hold = shared.catalogue.search(&token);
+            Ok(session.find(&Filter::Id(&bytes))?.is_empty())
+        })?;
         if let (true, Some(id)) = (free, HsmKeyId::from_bytes(&bytes)) {
             return Ok(id);
         }
@@ -158,6 +162,7 @@ fn make(worker: &mut Worker, new: &NewKey, id: &HsmKeyId) -> Result<KeyInfo> {
     let token = shared.link.token();
     // In one go: the handles may not outlive a restart of the module.
     let found = worker.run(Again::Never, |session| {
+        let _hold = shared.catalogue.change(&token);
         let generation = shared.index.generation();
         let made = session.generate(&template);
         let handles = match made.map_err(|failure| quirks::of_creation(&token, new.spec, failure))? {
@@ -254,6 +259,7 @@ fn destroy(worker: &mut Worker, id: &HsmKeyId, handles: &[Handle], generation: u
             if shared.index.generation() != generation {
                 return Ok(Fate::HandlesDied);
             }
+            let _hold = shared.catalogue.change(&token);
             match session.destroy(*handle) {
                 Ok(()) => Ok(Fate::Destroyed),
                 Err(failure) if quirks::is_dead_handle(&token, &failure) => Ok(Fate::HandlesDied),

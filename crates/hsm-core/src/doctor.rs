@@ -53,7 +53,10 @@ impl Hsm {
                 session_only: true,
             };
             let data = [0x5a; 32];
+            let shared = worker.shared.clone();
+            let token = shared.link.token();
             let outcome = worker.run(Again::Once, |session| {
+                let _hold = shared.catalogue.change(&token);
                 let (public, private) = match session.generate(&template)? {
                     Made::Pair { public, private } => (public, private),
                     Made::Secret(secret) => (secret, secret),

@@ -16,6 +16,7 @@ use crate::key::{HsmKeyId, KeyInfo, KeyType, NewKey, Usage};
 use crate::link::{Link, Login, OpenError};
 use crate::oaep::OaepHashes;
 use crate::operation::{self, Decrypt, Encrypt, Encrypted, Plan, Sign, Signed, Verify};
+use crate::quirks::Catalogue;
 use crate::shared::{Options, Shared};
 use crate::worker::{Again, Worker};
 use crate::workers::{self, Load, Queue};
@@ -114,6 +115,7 @@ impl Hsm {
             creating: Creating::default(),
             entropy: Entropy::default(),
             oaep: OaepHashes::default(),
+            catalogue: Catalogue::default(),
         });
         let threads = workers::start(&shared).and_then(|()| keeper::start(&shared, session));
         threads.map_err(|error| OpenError::Failed(format!("no thread could be started: {error}")))?;

@@ -231,6 +231,7 @@ fn walk_once(worker: &mut Worker) -> Result<()> {
     let token = shared.link.token();
     worker.deadline = Instant::now() + shared.options.timeout;
     worker.run(Again::Once, |session| {
+        let _hold = shared.catalogue.search(&token);
         let started = Instant::now();
         let mut walk = shared.index.begin_walk();
         shared.link.while_logged_in(session, |session| {

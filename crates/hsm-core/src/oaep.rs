@@ -63,8 +63,12 @@ fn try_all(worker: &mut Worker) -> Result<Vec<Hash>> {
         usages: Usages::NONE.with(Usage::Encrypt).with(Usage::Decrypt),
         session_only: true,
     };
+    let shared = worker.shared.clone();
+    let token = shared.link.token();
     worker.run(Again::Once, |session| {
+        let hold = shared.catalogue.change(&token);
         let made = session.generate(&template)?;
+        drop(hold);
         let Made::Pair { public, private } = made else {
             return Ok(Vec::new());
         };

@@ -1,5 +1,7 @@
 //! What some modules answer where PKCS#11 has a code of its own for it. `docs/MODULES.md` lists each.
 
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
 use crate::backend::Token;
 use crate::error::{Ckr, During, Failure};
 use crate::key::{Curve, KeySpec};
@@ -32,11 +34,49 @@ pub(crate) fn is_dead_handle(token: &Token, failure: &Failure) -> bool {
     said || (meant && is_kryoptic(token))
 }
 
+/// Keeps searches apart from what makes and destroys objects, for modules that can't do both at once: SoftHSM refuses a
+/// good template now and then (CKR_TEMPLATE_INCONSISTENT) while another thread searches.
+#[derive(Default)]
+pub(crate) struct Catalogue(RwLock<()>);
+
+/// For as long as it is held, the catalogue is one's own, or shared with other searches.
+pub(crate) enum Hold<'a> {
+    Free,
+    Search { _guard: RwLockReadGuard<'a, ()> },
+    Change { _guard: RwLockWriteGuard<'a, ()> },
+}
+
+impl Catalogue {
+    /// Before a search.
+    pub(crate) fn search(&self, token: &Token) -> Hold<'_> {
+        if !is_softhsm(token) {
+            return Hold::Free;
+        }
+        Hold::Search {
+            _guard: self.0.read().unwrap_or_else(PoisonError::into_inner),
+        }
+    }
+
+    /// Before an object is made or destroyed.
+    pub(crate) fn change(&self, token: &Token) -> Hold<'_> {
+        if !is_softhsm(token) {
+            return Hold::Free;
+        }
+        Hold::Change {
+            _guard: self.0.write().unwrap_or_else(PoisonError::into_inner),
+        }
+    }
+}
+
 fn reads(failure: Failure, rv: Ckr) -> Failure {
     Failure {
         rv: Some(rv),
         ..failure
     }
+}
+
+fn is_softhsm(token: &Token) -> bool {
+    token.manufacturer.contains("SoftHSM")
 }
 
 fn is_kryoptic(token: &Token) -> bool {

@@ -14,6 +14,7 @@ use crate::keeper::Keeper;
 use crate::link::Link;
 use crate::oaep::OaepHashes;
 use crate::operation::Plan;
+use crate::quirks::Catalogue;
 use crate::uri::TokenSelector;
 use crate::worker::Worker;
 use crate::workers::{Job, Queue};
@@ -75,6 +76,7 @@ pub(crate) struct Shared {
     pub(crate) creating: Creating,
     pub(crate) entropy: Entropy,
     pub(crate) oaep: OaepHashes,
+    pub(crate) catalogue: Catalogue,
 }
 
 impl Shared {

@@ -156,6 +156,7 @@ impl Worker {
         let shared = self.shared.clone();
         let token = self.shared.link.token();
         self.run(Again::Once, |session| {
+            let _hold = shared.catalogue.search(&token);
             let generation = shared.index.generation();
             let objects = shared.link.while_logged_in(session, |session| {
                 let mut objects = Vec::new();
