@@ -37,7 +37,6 @@ mod keys;
 mod odd;
 mod original_page;
 mod scale;
-mod secrecy;
 mod secrets;
 mod start;
 mod support;

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use softhsm_test::{FaultyToken, Token};
 
 use crate::support::{Reply, SECRET, Server, base64, bytes, merged, mint};
+use crate::tools::behind;
 
 /// Unlike anything that a log would hold by chance.
 const PLAINTEXT: &str = "plaintext-6604-juniper-otter-marble";
@@ -194,4 +195,35 @@ fn a_wrong_pin_is_not_shown() {
     let secrets = Secrets::new(wrong, &mint(&json!({})));
     secrets.are_not_in("stderr", refused.stderr.as_bytes());
     secrets.are_not_in("stdout", &refused.stdout);
+}
+
+#[test]
+fn a_wrong_pin_and_a_wrong_setting_are_not_shown() {
+    let faulty = FaultyToken::over(Token::softhsm());
+    for (name, value) in [
+        ("HSM_PIN", "wrong-pin-3318-juniper"),
+        ("HSM_AUTH__JWT_SECRET", "short-3318-juniper"),
+    ] {
+        let builder = behind(&faulty).env("HSM_LOG__LEVEL", "trace").env(name, value);
+        for args in [&["serve"][..], &["check"], &["token", "--sub", "a", "--scope", "*"]] {
+            let ended = builder.run(args);
+            let said = format!("{}{}", ended.line(), ended.stderr);
+            assert!(!said.contains("3318"), "{args:?}: {said}");
+        }
+    }
+    // In a file that can't be read as it should.
+    for content in [
+        "pin = 'wrong-pin-3318-juniper",
+        "pin = ['wrong-pin-3318-juniper']",
+        "pinn = 'wrong-pin-3318-juniper'",
+        "[auth]\njwt_secret = 'short-3318-juniper'",
+        "[auth]\njwt_secret = { a = 'short-3318-juniper' }",
+        "auth = 'short-3318-juniper'",
+    ] {
+        let builder = behind(&faulty).without("HSM_PIN").without("HSM_AUTH__JWT_SECRET");
+        let file = builder.scratch().file("hsm.toml", content);
+        let ended = builder.env("HSM_CONFIG", file.to_str().unwrap()).refused();
+        assert_ne!(ended.code, Some(0));
+        assert!(!ended.stderr.contains("3318"), "{content}: {}", ended.stderr);
+    }
 }
