@@ -12,12 +12,10 @@ use crate::error::{Error, Result};
 use crate::index::{Found, Stale};
 use crate::key::{Curve, HsmKeyId, KeyInfo, KeySpec, Label, NewKey};
 use crate::quirks;
-use crate::worker::{Again, Worker};
+use crate::worker::{Again, MOST_LOOKS, Worker, lost_again_and_again};
 
 /// How long after its deadline a creation that has not returned is taken for failed.
 const AFTER_DEADLINE: Duration = Duration::from_secs(1);
-/// How often a key is looked up to be destroyed, when everything changes under it.
-const MOST_LOOKS: u32 = 5;
 /// Length of a CKA_ID that is made here, in bytes.
 const ID_BYTES: usize = 8;
 
@@ -89,10 +87,11 @@ pub(crate) fn create(worker: &mut Worker, new: &NewKey, reply: &Reply<KeyInfo>) 
     };
     let made = prepare(worker, new).and_then(|id| {
         // Should the module never return, what it made is destroyed once it appears.
-        shared.keeper.destroy_from(id.clone(), deadline + AFTER_DEADLINE);
+        let watched = shared.keeper.destroy_from(id.clone(), deadline + AFTER_DEADLINE);
         let made = make(worker, new, &id);
         let in_time = Instant::now() < deadline;
-        match (made, shared.keeper.keep(&id)) {
+        let kept = shared.keeper.keep(&id) == watched;
+        match (made, kept) {
             (Ok(info), true) if in_time => Ok(info),
             (Ok(_), _) => undo(worker, &id, Error::Timeout),
             (Err(error), _) => undo(worker, &id, error),
@@ -215,7 +214,7 @@ pub(crate) fn delete(worker: &mut Worker, id: &HsmKeyId) -> Result<KeyInfo> {
         let found = worker.objects(id)?;
         fate = destroy(worker, id, &in_order(&found), found.generation);
     }
-    Err(Error::Device("the token's sessions are lost again and again".into()))
+    Err(lost_again_and_again())
 }
 
 /// Destroys every key object with this id, secret and private ones first; tells how many there were.
@@ -229,7 +228,7 @@ pub(crate) fn destroy_objects(worker: &mut Worker, id: &HsmKeyId) -> Result<usiz
             Fate::HandlesDied => {}
         }
     }
-    Err(Error::Device("the token's sessions are lost again and again".into()))
+    Err(lost_again_and_again())
 }
 
 fn in_order(found: &Found) -> Vec<Handle> {

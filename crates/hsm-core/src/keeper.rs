@@ -75,12 +75,12 @@ impl Keeper {
         self.destroy_from(id, Instant::now());
     }
 
-    /// The same, from `again_at` on.
-    pub(crate) fn destroy_from(&self, id: HsmKeyId, again_at: Instant) {
+    /// The same, from `again_at` on; `false` if there are too many already.
+    pub(crate) fn destroy_from(&self, id: HsmKeyId, again_at: Instant) -> bool {
         let mut state = self.lock();
         if state.leftovers.len() >= MOST_LEFTOVERS {
             tracing::error!(%id, "too many creations have failed: what this one may have left is not looked for");
-            return;
+            return false;
         }
         let until = again_at + LOOK_FOR_LEFTOVERS;
         state.leftovers.push(Leftover {
@@ -91,6 +91,7 @@ impl Keeper {
         });
         drop(state);
         self.wake.notify_one();
+        true
     }
 
     /// Takes back [`destroy_from`](Self::destroy_from); `false` if it has begun.

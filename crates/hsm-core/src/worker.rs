@@ -22,7 +22,12 @@ pub(crate) struct Worker {
 }
 
 /// How often a key is looked up for one operation, when everything changes under it.
-const MOST_LOOKS: u32 = 5;
+pub(crate) const MOST_LOOKS: u32 = 5;
+
+/// Why it was not looked up once more.
+pub(crate) fn lost_again_and_again() -> Error {
+    Error::Device("the token's sessions are lost again and again".into())
+}
 
 /// Whether an operation may be done again after a failure that left it undone or unclear.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -107,7 +112,7 @@ impl Worker {
             let failure = match outcome {
                 Ok(Some(value)) => return Ok(value),
                 Ok(None) if tries > MOST_LOOKS => {
-                    return Err(Error::Device("the token's sessions are lost again and again".into()));
+                    return Err(lost_again_and_again());
                 }
                 Ok(None) => {
                     key = self.find(&id)?;
@@ -148,7 +153,7 @@ impl Worker {
                 Err(Stale) => {}
             }
         }
-        Err(Error::Device("the token's sessions are lost again and again".into()))
+        Err(lost_again_and_again())
     }
 
     /// The key objects with this id, read from the token.
