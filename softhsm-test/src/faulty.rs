@@ -33,6 +33,9 @@ use crate::{Token, control, library};
 /// | `C_GenerateRandom zero`, `C_GenerateRandom repeat` | zeros, the same bytes each time |
 /// | `C_GetTokenInfo flags=0x40000`, `max_sessions=2`, `bad_clock` | the token's description is changed |
 /// | `C_GetMechanismList without=0x1087,0x1085` | mechanisms are missing from the list |
+/// | `C_OpenSession room=2` | no more sessions than these at a time |
+/// | `C_Login enter=1234` | this PIN is entered, whatever the program passes |
+/// | `C_EncryptInit own_iv=0xd1` | the IV of AES-GCM is overwritten with this byte, as by a device that makes it itself |
 /// | `C_SignInit mechanism=0x0d rv=0x70` | only calls with this mechanism |
 /// | `* rv=0x32` | every call but C_Initialize and C_Finalize |
 /// | `forget-sessions`, `logout` | all sessions are closed, the login is undone, once, before the next call |

@@ -111,10 +111,14 @@ impl Token {
         let module = Pkcs11::new(self.module()).unwrap();
         let ours = self.initialise_module(&module);
         let slot = module
-            .get_slots_with_initialized_token()
+            .get_slots_with_token()
             .unwrap()
             .into_iter()
-            .find(|slot| module.get_token_info(*slot).unwrap().label().trim_end() == self.label())
+            .find(|slot| match module.get_token_info(*slot) {
+                Ok(info) => info.token_initialized() && info.label().trim_end() == self.label(),
+                // openCryptoki states a time that is none; its token is the only one.
+                Err(why) => !matches!(why, Error::Pkcs11(..)),
+            })
             .expect("the token is there");
         let session = module.open_rw_session(slot).unwrap();
         let logged_in = match session.login(UserType::User, Some(&AuthPin::from(self.pin()))) {

@@ -6,8 +6,18 @@
 //! assert_eq!(token.attributes("01").len(), 2);
 //! ```
 //!
-//! [`Token::fresh`] is a SoftHSM token in a temporary folder. The variable `HSM_TEST_TOKEN=embedded` makes it a token
-//! of the module that the crate `embedded-token` builds; `HSM_TEST_MODULE` makes it whatever module is named:
+//! [`Token::fresh`] is a SoftHSM token in a temporary folder. The variable `HSM_TEST_TOKEN` makes it another:
+//!
+//! | name | token | as other user than root |
+//! | --- | --- | --- |
+//! | `softhsm` | SoftHSM | yes |
+//! | `embedded` | the module that the crate `embedded-token` builds | yes |
+//! | `nss` | NSS's softoken | yes |
+//! | `opencryptoki` | openCryptoki's software token and its daemon, in namespaces of its own | no |
+//! | `tpm` | tpm2-pkcs11 on a TPM made of software | yes |
+//! | `p11kit` | SoftHSM in another process | yes |
+//!
+//! `HSM_TEST_MODULE` makes it whatever module is named:
 //!
 //! | variable | meaning |
 //! | --- | --- |
@@ -33,11 +43,16 @@
 #[allow(dead_code, reason = "the module reads rules, this crate only checks them")]
 mod control;
 mod faulty;
+mod foreign;
 mod inside;
+mod kind;
 mod library;
+mod namespace;
 mod outside;
+mod servers;
 mod token;
 
 pub use faulty::FaultyToken;
 pub use inside::{Class, ObjectFacts};
+pub use kind::{NAMES, installed, missing_packages};
 pub use token::Token;

@@ -19,14 +19,24 @@ const SOFTHSM_PLACES: [&str; 9] = [
 
 /// SoftHSM's module: `SOFTHSM2_MODULE`, else the first of the usual places that has it.
 pub(crate) fn softhsm() -> PathBuf {
+    find_softhsm().expect("SoftHSM is not installed (Debian: apt install softhsm2), or set SOFTHSM2_MODULE")
+}
+
+/// [`softhsm`], if it is there.
+pub(crate) fn find_softhsm() -> Option<PathBuf> {
     if let Some(path) = env::var_os("SOFTHSM2_MODULE") {
-        return path.into();
+        return Some(path.into());
     }
-    SOFTHSM_PLACES
-        .iter()
-        .map(PathBuf::from)
+    SOFTHSM_PLACES.iter().map(PathBuf::from).find(|path| path.exists())
+}
+
+/// A library by its path below a folder for libraries.
+pub(crate) fn foreign(file: &str) -> Option<PathBuf> {
+    let debian = format!("/usr/lib/{}-linux-gnu", env::consts::ARCH);
+    [&debian, "/usr/lib64", "/usr/lib", "/usr/local/lib"]
+        .map(|folder| Path::new(folder).join(file))
+        .into_iter()
         .find(|path| path.exists())
-        .expect("SoftHSM is not installed (Debian: apt install softhsm2), or set SOFTHSM2_MODULE")
 }
 
 /// The module file that `package` of this workspace builds; built now if it has not been.

@@ -2,15 +2,21 @@
 
 use std::process::{Command, Output};
 
-use crate::Token;
+use crate::{Token, library};
 
 impl Token {
     /// `pkcs11-tool` with the module and its environment, and nothing else.
     pub fn tool(&self) -> Command {
         let mut tool = Command::new("pkcs11-tool");
-        tool.arg("--module")
-            .arg(self.module())
-            .envs(self.module_env().iter().cloned());
+        tool.envs(self.module_env().iter().cloned()).arg("--module");
+        match &self.init_args {
+            // The tool cannot hand an argument to C_Initialize; the shim does.
+            Some(args) if self.argument_only => tool
+                .arg(library::built("fault-shim"))
+                .env("FAULT_MODULE", self.module())
+                .env("FAULT_INIT_ARGS", args),
+            _ => tool.arg(self.module()),
+        };
         tool
     }
 

@@ -3,29 +3,33 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::{env, io::Write};
 
 use tempfile::TempDir;
 
+use crate::kind::Kind;
+use crate::servers::{Server, Servers};
 use crate::{library, outside};
 
-const LABEL: &str = "test token";
+pub(crate) const LABEL: &str = "test token";
 /// Unlike anything that a log would hold by chance.
-const PIN: &str = "pin-5927-tulip";
-const SO_PIN: &str = "so-pin-8841-maple";
+pub(crate) const PIN: &str = "pin-5927-tulip";
+pub(crate) const SO_PIN: &str = "so-pin-8841-maple";
 
-/// A token of a PKCS#11 module. Its folder goes when the last token in it is dropped.
+/// A token of a PKCS#11 module. Its processes and its folder go when the last token in it is dropped.
 #[derive(Clone, Debug)]
 pub struct Token {
     pub(crate) module: PathBuf,
-    label: String,
-    pin: String,
-    so_pin: String,
-    init_args: Option<String>,
+    pub(crate) label: String,
+    pub(crate) pin: String,
+    pub(crate) so_pin: String,
+    pub(crate) init_args: Option<String>,
+    /// The module learns where its token is by `init_args` and not from the environment.
+    pub(crate) argument_only: bool,
     /// Variables that the module reads.
-    module_env: Vec<(String, String)>,
-    folder: Option<Arc<TempDir>>,
+    pub(crate) module_env: Vec<(String, String)>,
+    pub(crate) home: Option<Arc<Home>>,
 }
 
 impl Token {
@@ -33,13 +37,30 @@ impl Token {
     ///
     /// A token named by `HSM_TEST_MODULE` is taken as it is.
     pub fn fresh() -> Self {
+        Self::of_environment()
+    }
+
+    /// The same as [`fresh`](Self::fresh), for tests that are about what the environment names.
+    pub fn of_environment() -> Self {
         if let Some(module) = env::var_os("HSM_TEST_MODULE") {
-            return Self::named(module.into());
+            return Self::of_module(module.into());
         }
-        match env::var("HSM_TEST_TOKEN").as_deref() {
-            Ok("embedded") => Self::embedded(),
-            Ok("softhsm") | Err(_) => Self::softhsm(),
-            Ok(other) => panic!("HSM_TEST_TOKEN={other}: softhsm or embedded"),
+        match env::var("HSM_TEST_TOKEN") {
+            Ok(name) => Self::named(&name),
+            Err(_) => Self::softhsm(),
+        }
+    }
+
+    /// A token with nothing on it, of the kind with this name, one of [`NAMES`](crate::NAMES).
+    pub fn named(name: &str) -> Self {
+        match Kind::parse(name) {
+            Ok(Kind::Softhsm) => Self::softhsm(),
+            Ok(Kind::Embedded) => Self::embedded(),
+            Ok(Kind::Nss) => Self::nss(),
+            Ok(Kind::Opencryptoki) => Self::opencryptoki(),
+            Ok(Kind::Tpm) => Self::tpm(),
+            Ok(Kind::P11kit) => Self::p11kit(),
+            Err(why) => panic!("{why}"),
         }
     }
 
@@ -67,10 +88,10 @@ impl Token {
 
     /// SoftHSM with no token but the empty slot that it always shows; its label is empty.
     pub fn uninitialised() -> Self {
-        let folder = new_folder();
-        let tokens = folder.path().join("tokens");
+        let home = Home::new();
+        let tokens = home.folder().join("tokens");
         fs::create_dir(&tokens).expect("a folder for tokens");
-        let conf = folder.path().join("softhsm2.conf");
+        let conf = home.folder().join("softhsm2.conf");
         let mut file = fs::File::create(&conf).expect("softhsm2.conf");
         writeln!(
             file,
@@ -84,30 +105,32 @@ impl Token {
             pin: PIN.to_owned(),
             so_pin: SO_PIN.to_owned(),
             init_args: None,
+            argument_only: false,
             module_env: vec![("SOFTHSM2_CONF".to_owned(), text(&conf))],
-            folder: Some(Arc::new(folder)),
+            home: Some(Arc::new(home)),
         }
     }
 
     /// A token of the module file that the crate `embedded-token` builds, whatever the environment says.
     pub fn embedded() -> Self {
-        let folder = new_folder();
-        let database = text(&folder.path().join("token.sql"));
+        let home = Home::new();
+        let database = text(&home.folder().join("token.sql"));
         let token = Self {
             module: library::built("embedded-token"),
             label: LABEL.to_owned(),
             pin: PIN.to_owned(),
             so_pin: SO_PIN.to_owned(),
             init_args: Some(database.clone()),
+            argument_only: false,
             // For programs that cannot give C_Initialize an argument.
             module_env: vec![("KRYOPTIC_CONF".to_owned(), database)],
-            folder: Some(Arc::new(folder)),
+            home: Some(Arc::new(home)),
         };
         token.initialise();
         token
     }
 
-    fn named(module: PathBuf) -> Self {
+    fn of_module(module: PathBuf) -> Self {
         let asked = |name: &str| env::var(name).ok();
         let needed = |name: &str| asked(name).unwrap_or_else(|| panic!("HSM_TEST_MODULE needs {name}"));
         Self {
@@ -116,13 +139,14 @@ impl Token {
             pin: needed("HSM_TEST_PIN"),
             so_pin: asked("HSM_TEST_SO_PIN").unwrap_or_default(),
             init_args: asked("HSM_TEST_INIT_ARGS"),
+            argument_only: true,
             module_env: Vec::new(),
-            folder: None,
+            home: None,
         }
     }
 
     /// C_InitToken and C_InitPIN, by an outside program.
-    fn initialise(&self) {
+    pub(crate) fn initialise(&self) {
         let tool = |args: &[&str]| {
             let mut tool = self.tool();
             tool.args(args);
@@ -179,7 +203,24 @@ impl Token {
 
     /// The folder that holds everything of the token; none for a token that was only named.
     pub fn folder(&self) -> Option<&Path> {
-        self.folder.as_ref().map(|folder| folder.path())
+        self.home.as_ref().map(|home| home.folder())
+    }
+
+    /// Ends the processes that the token lives in, as a crash does: [`p11kit`](Self::p11kit), [`tpm`](Self::tpm),
+    /// [`opencryptoki`](Self::opencryptoki). What is on the token stays.
+    pub fn kill_server(&self) {
+        self.own_home().with_servers(Servers::kill);
+    }
+
+    /// Starts these processes anew, at the same address.
+    pub fn restart_server(&self) {
+        self.own_home().with_servers(Servers::restart);
+    }
+
+    pub(crate) fn own_home(&self) -> &Home {
+        self.home
+            .as_ref()
+            .expect("a token that was only named is not at home here")
     }
 
     /// The variables that a server process needs to use the token.
@@ -221,11 +262,40 @@ impl Token {
     }
 }
 
-fn new_folder() -> TempDir {
-    tempfile::Builder::new()
-        .prefix("hsm-test-")
-        .tempdir()
-        .expect("a temporary folder")
+/// Where a token lives. Its processes end before its folder goes.
+#[derive(Debug)]
+pub(crate) struct Home {
+    servers: Mutex<Option<Servers>>,
+    folder: TempDir,
+}
+
+impl Home {
+    pub(crate) fn new() -> Self {
+        let folder = tempfile::Builder::new().prefix("hsm-test-").tempdir();
+        Self {
+            servers: Mutex::new(None),
+            folder: folder.expect("a temporary folder"),
+        }
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub(crate) fn start(&self, servers: Vec<Server>) -> Result<(), String> {
+        let servers = Servers::start(self.folder(), servers)?;
+        *self.lock() = Some(servers);
+        Ok(())
+    }
+
+    /// Acts on the processes.
+    fn with_servers(&self, act: impl FnOnce(&mut Servers)) {
+        act(self.lock().as_mut().expect("the token has no server process"));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Servers>> {
+        self.servers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 pub(crate) fn text(path: &Path) -> String {

@@ -10,6 +10,9 @@
 //! C_GenerateRandom zero         answer zeros       (`repeat`: the same bytes each time)
 //! C_GetTokenInfo flags=0x40000  set flags          (`max_sessions=2`: a limit; `bad_clock`: no digits)
 //! C_GetMechanismList without=0x1087,0x1085
+//! C_OpenSession room=2          no more sessions than these at a time: CKR_SESSION_COUNT
+//! C_Login enter=1234            this PIN in place of the one that is passed, as one entered at the device
+//! C_EncryptInit own_iv=0xd1            the device makes the IV of AES-GCM itself
 //! C_SignInit mechanism=0x0d rv=0x70   only calls with this mechanism
 //! * rv=0xE0                     any call but C_Initialize and C_Finalize
 //! forget-sessions               close all sessions underneath, before the next call; once
@@ -44,8 +47,14 @@ pub(crate) enum Action {
     MaxSessions(u64),
     /// Put no digits in CK_TOKEN_INFO's clock, and say that there is one.
     BadClock,
+    /// Write this byte all over the IV of AES-GCM before the call, as a device does that makes the IV itself.
+    OwnIv(u8),
     /// Leave these mechanisms out of the list.
     Without(Vec<u64>),
+    /// Refuse sessions beyond so many open ones.
+    Room(u64),
+    /// Log the user in with this PIN.
+    Enter(String),
     /// Close all sessions underneath.
     ForgetSessions,
     /// Log out underneath.
@@ -56,7 +65,14 @@ impl Action {
     /// Whether it comes after the real call rather than before it or in its place.
     pub(crate) fn changes_the_answer(&self) -> bool {
         match self {
-            Self::Return(_) | Self::DelayMs(_) | Self::Hang | Self::ForgetSessions | Self::Logout => false,
+            Self::Return(_)
+            | Self::DelayMs(_)
+            | Self::Hang
+            | Self::Room(_)
+            | Self::OwnIv(_)
+            | Self::Enter(_)
+            | Self::ForgetSessions
+            | Self::Logout => false,
             Self::LateReturn(_)
             | Self::Corrupt
             | Self::Length(_)
@@ -155,6 +171,9 @@ fn action(key: &str, value: &str) -> Result<Action, String> {
         ("late_rv", _) => Action::LateReturn(number(value)?),
         ("delay_ms", _) => Action::DelayMs(number(value)?),
         ("length", _) => Action::Length(number(value)?),
+        ("room", _) => Action::Room(number(value)?),
+        ("own_iv", _) => Action::OwnIv(number(value)?.to_le_bytes()[0]),
+        ("enter", _) => Action::Enter(value.to_owned()),
         ("flags", _) => Action::Flags(number(value)?),
         ("max_sessions", _) => Action::MaxSessions(number(value)?),
         ("without", _) => Action::Without(value.split(',').map(number).collect::<Result<_, _>>()?),

@@ -1,5 +1,6 @@
 //! What the actions do, before and after the real call.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock};
 use std::thread::sleep;
 use std::time::Duration;
@@ -8,7 +9,9 @@ use std::{ptr, slice};
 use cryptoki_sys::{
     CK_FALSE, CK_FUNCTION_LIST, CK_MECHANISM, CK_MECHANISM_TYPE, CK_RV, CK_SESSION_HANDLE, CK_SLOT_ID, CK_TOKEN_INFO,
     CK_ULONG, CKF_CLOCK_ON_TOKEN, CKF_SERIAL_SESSION, CKR_FUNCTION_NOT_SUPPORTED, CKR_GENERAL_ERROR, CKR_OK,
+    CKR_SESSION_COUNT, CKU_USER,
 };
+use cryptoki_sys::{CK_GCM_PARAMS, CKM_AES_GCM};
 
 use crate::control::Action;
 use crate::state;
@@ -73,6 +76,9 @@ pub(crate) fn around(call: Call, forward: impl FnOnce(&CK_FUNCTION_LIST) -> Opti
                 end_operation(real, call);
                 return *rv;
             }
+            Action::Room(room) if OPEN.load(Ordering::SeqCst) >= *room => return CKR_SESSION_COUNT,
+            Action::Enter(pin) => return log_in(real, call.session, pin).unwrap_or(CKR_FUNCTION_NOT_SUPPORTED),
+            Action::OwnIv(byte) => make_iv(call, *byte),
             Action::DelayMs(ms) => sleep(Duration::from_millis(*ms)),
             Action::Hang => hang(),
             Action::ForgetSessions => alone(|| on_each_slot(real, forget_sessions)),
@@ -84,6 +90,9 @@ pub(crate) fn around(call: Call, forward: impl FnOnce(&CK_FUNCTION_LIST) -> Opti
         let _in_the_module = MODULE.read().unwrap_or_else(PoisonError::into_inner);
         forward(real).unwrap_or(CKR_FUNCTION_NOT_SUPPORTED)
     };
+    if rv == CKR_OK {
+        count_sessions(call.function);
+    }
     for action in &actions {
         if let Action::LateReturn(rv) = action {
             return *rv;
@@ -94,6 +103,27 @@ pub(crate) fn around(call: Call, forward: impl FnOnce(&CK_FUNCTION_LIST) -> Opti
         }
     }
     rv
+}
+
+fn make_iv(call: Call, byte: u8) {
+    // SAFETY: the caller passes null or a valid mechanism, and AES-GCM's has parameters with an IV to write to.
+    unsafe {
+        let Some(mechanism) = call
+            .mechanism
+            .as_ref()
+            .filter(|mechanism| mechanism.mechanism == CKM_AES_GCM)
+        else {
+            return;
+        };
+        let Some(params) = mechanism.pParameter.cast::<CK_GCM_PARAMS>().as_ref() else {
+            return;
+        };
+        if !params.pIv.is_null() {
+            params
+                .pIv
+                .write_bytes(byte, usize::try_from(params.ulIvLen).unwrap_or(0));
+        }
+    }
 }
 
 /// An error of C_Sign and its like ends the operation (PKCS#11 2.40 §5.11): end it underneath too, by doing it on a
@@ -147,9 +177,28 @@ fn on_each_slot(real: &CK_FUNCTION_LIST, act: fn(&CK_FUNCTION_LIST, CK_SLOT_ID) 
     }
 }
 
+/// Sessions that the program has open, of all tokens.
+static OPEN: AtomicU64 = AtomicU64::new(0);
+
+fn count_sessions(function: &str) {
+    match function {
+        "C_OpenSession" => drop(OPEN.fetch_add(1, Ordering::SeqCst)),
+        "C_CloseSession" => drop(OPEN.fetch_sub(1, Ordering::SeqCst)),
+        "C_CloseAllSessions" | "C_Finalize" => OPEN.store(0, Ordering::SeqCst),
+        _ => {}
+    }
+}
+
+fn log_in(real: &CK_FUNCTION_LIST, session: CK_SESSION_HANDLE, pin: &str) -> Option<CK_RV> {
+    let length = CK_ULONG::try_from(pin.len()).ok()?;
+    // SAFETY: the PIN is as long as is said, and is only read.
+    Some(unsafe { real.C_Login?(session, CKU_USER, pin.as_ptr().cast_mut(), length) })
+}
+
 fn forget_sessions(real: &CK_FUNCTION_LIST, slot: CK_SLOT_ID) -> Option<()> {
     // SAFETY: takes a number, refuses one that it does not know.
     unsafe { real.C_CloseAllSessions?(slot) };
+    OPEN.store(0, Ordering::SeqCst);
     Some(())
 }
 

@@ -2,13 +2,14 @@
 
 #![allow(non_snake_case, reason = "the names that the standard gives them")]
 
-use std::ffi::c_void;
-use std::ptr;
+use std::ffi::{CString, c_void};
+use std::{env, ptr};
 
 use cryptoki_sys::{
-    CK_ATTRIBUTE, CK_BBOOL, CK_BYTE, CK_FLAGS, CK_FUNCTION_LIST, CK_INFO, CK_MECHANISM, CK_MECHANISM_INFO,
-    CK_MECHANISM_TYPE, CK_NOTIFY, CK_OBJECT_HANDLE, CK_RV, CK_SESSION_HANDLE, CK_SESSION_INFO, CK_SLOT_ID,
-    CK_SLOT_INFO, CK_TOKEN_INFO, CK_ULONG, CK_USER_TYPE, CK_UTF8CHAR, CK_VERSION, CKR_ARGUMENTS_BAD, CKR_OK,
+    CK_ATTRIBUTE, CK_BBOOL, CK_BYTE, CK_C_INITIALIZE_ARGS, CK_FLAGS, CK_FUNCTION_LIST, CK_INFO, CK_MECHANISM,
+    CK_MECHANISM_INFO, CK_MECHANISM_TYPE, CK_NOTIFY, CK_OBJECT_HANDLE, CK_RV, CK_SESSION_HANDLE, CK_SESSION_INFO,
+    CK_SLOT_ID, CK_SLOT_INFO, CK_TOKEN_INFO, CK_ULONG, CK_USER_TYPE, CK_UTF8CHAR, CK_VERSION, CKR_ARGUMENTS_BAD,
+    CKR_OK,
 };
 
 use crate::effect::{Call, Output, around};
@@ -54,12 +55,40 @@ impl<T> First for *mut T {
     }
 }
 
+/// C_Initialize, with `FAULT_INIT_ARGS` as reserved argument if the program gives none.
+unsafe extern "C" fn C_Initialize(args: *mut c_void) -> CK_RV {
+    let call = Call {
+        function: "C_Initialize",
+        session: 0,
+        mechanism: NONE,
+        output: Output::Elsewhere,
+    };
+    // SAFETY: the caller passes null or a pointer to such arguments.
+    let given = unsafe { args.cast::<CK_C_INITIALIZE_ARGS>().as_ref() };
+    let mut own = given.copied().unwrap_or_default();
+    let reserved = env::var("FAULT_INIT_ARGS")
+        .ok()
+        .and_then(|text| CString::new(text).ok());
+    let handed = match &reserved {
+        Some(text) if own.pReserved.is_null() => {
+            own.pReserved = text.as_ptr().cast_mut().cast();
+            ptr::from_mut(&mut own).cast()
+        }
+        Some(_) | None => args,
+    };
+    around(call, |real| {
+        // SAFETY: the arguments are the caller's, or a copy of them, and live until the call's end.
+        real.C_Initialize.map(|function| unsafe { function(handed) })
+    })
+}
+
 /// One line a function: its arguments, the one that is a mechanism, and where it leaves its answer.
 macro_rules! forward {
     ($($name:ident($first:ident: $first_kind:ty $(, $arg:ident: $kind:ty)*), $mechanism:expr, $output:expr;)*) => {
         static FUNCTIONS: CK_FUNCTION_LIST = CK_FUNCTION_LIST {
             version: CK_VERSION { major: 2, minor: 40 },
             C_GetFunctionList: Some(function_list),
+            C_Initialize: Some(C_Initialize),
             $($name: Some($name),)*
         };
 
@@ -81,7 +110,6 @@ macro_rules! forward {
 }
 
 forward! {
-    C_Initialize(a: *mut c_void), NONE, Output::Elsewhere;
     C_Finalize(a: *mut c_void), NONE, Output::Elsewhere;
     C_GetInfo(a: *mut CK_INFO), NONE, Output::Elsewhere;
     C_GetSlotList(a: CK_BBOOL, b: *mut CK_SLOT_ID, c: *mut CK_ULONG), NONE, Output::Elsewhere;

@@ -5,6 +5,7 @@
 //! | `FAULT_MODULE` | absolute path of the real module |
 //! | `FAULT_CONTROL` | file of rules, read again at each call; `src/control.rs` tells its language |
 //! | `FAULT_CALLS` | file that gets a line with the name of each call |
+//! | `FAULT_INIT_ARGS` | text for C_Initialize's reserved argument, for programs that give none |
 //!
 //! It offers the functions of PKCS#11 2.40. `softhsm_test::FaultyToken` drives it.
 
