@@ -3,9 +3,9 @@
 
 use secrecy::SecretString;
 
-use crate::algorithm::{Hash, MechanismId};
+use crate::algorithm::{Hash, MechanismId, Operation};
 use crate::error::Failure;
-use crate::key::{KeySpec, KeyType, PublicKey, Usages};
+use crate::key::{KeySize, KeySpec, KeyType, Material, PublicKey, Usages};
 use crate::uri::TokenNames;
 
 /// The result of a call to the token.
@@ -29,24 +29,60 @@ pub trait Backend: Send + Sync + 'static {
 pub trait Session: Send {
     /// Whether the user is logged in (C_GetSessionInfo).
     fn logged_in(&mut self) -> Outcome<bool>;
-    /// Logs the user in (C_Login), for all sessions of the process.
-    fn login(&mut self, pin: &SecretString) -> Outcome<()>;
+    /// Logs the user in (C_Login), for all sessions of the process. Without a PIN the user enters it at the device
+    /// (CKF_PROTECTED_AUTHENTICATION_PATH).
+    fn login(&mut self, pin: Option<&SecretString>) -> Outcome<()>;
     /// Logs the user out (C_Logout).
     fn logout(&mut self) -> Outcome<()>;
     /// The objects that match (C_FindObjectsInit, C_FindObjects, C_FindObjectsFinal).
     fn find(&mut self, filter: &Filter<'_>) -> Outcome<Vec<Handle>>;
     /// What the token tells of an object (C_GetAttributeValue); `None` if it is no key of a type that the gateway knows.
     fn read(&mut self, object: Handle) -> Outcome<Option<Object>>;
-    /// Makes a key on the token (C_GenerateKey, C_GenerateKeyPair): a token object unless `template.session_only`.
-    fn generate(&mut self, template: &Template<'_>) -> Outcome<Made>;
+    /// Makes a key (C_GenerateKey, C_GenerateKeyPair).
+    fn generate(&mut self, spec: KeySpec, template: &Template<'_>) -> Outcome<Made>;
+    /// Puts a key from outside on the token (C_CreateObject): a secret, both halves of a pair, or a public key alone.
+    fn import(&mut self, material: &Material, template: &Template<'_>) -> Outcome<Made>;
+    /// Encrypts the key `target` under `key` (C_WrapKey).
+    fn wrap(&mut self, mechanism: &Mechanism, key: Handle, target: Handle) -> Outcome<Vec<u8>>;
+    /// Makes the key that is in `wrapped` (C_UnwrapKey): a secret, or a private key without its public half.
+    fn unwrap(
+        &mut self,
+        mechanism: &Mechanism,
+        key: Handle,
+        wrapped: &[u8],
+        key_type: KeyType,
+        template: &Template<'_>,
+    ) -> Outcome<Handle>;
+    /// Makes a secret key of `key` (C_DeriveKey). `spec` is AES or HMAC.
+    fn derive(&mut self, mechanism: &Mechanism, key: Handle, spec: KeySpec, template: &Template<'_>)
+    -> Outcome<Handle>;
+    /// Makes a secret key, and tells it encrypted under the public key `key` (C_EncapsulateKey, PKCS#11 v3.2).
+    fn encapsulate(
+        &mut self,
+        mechanism: &Mechanism,
+        key: Handle,
+        spec: KeySpec,
+        template: &Template<'_>,
+    ) -> Outcome<(Vec<u8>, Handle)>;
+    /// Makes the secret key that is in `ciphertext` (C_DecapsulateKey).
+    fn decapsulate(
+        &mut self,
+        mechanism: &Mechanism,
+        key: Handle,
+        ciphertext: &[u8],
+        spec: KeySpec,
+        template: &Template<'_>,
+    ) -> Outcome<Handle>;
+    /// Changes CKA_LABEL (C_SetAttributeValue).
+    fn relabel(&mut self, object: Handle, label: &str) -> Outcome<()>;
     /// Destroys an object (C_DestroyObject).
     fn destroy(&mut self, object: Handle) -> Outcome<()>;
     /// Encrypts in one step (C_EncryptInit, C_Encrypt). A device that makes the IV itself writes it into `mechanism`.
     fn encrypt(&mut self, mechanism: &mut Mechanism, key: Handle, data: &[u8]) -> Outcome<Vec<u8>>;
     /// Decrypts in one step (C_DecryptInit, C_Decrypt).
-    fn decrypt(&mut self, mechanism: &Mechanism, key: Handle, data: &[u8]) -> Outcome<Vec<u8>>;
+    fn decrypt(&mut self, mechanism: &Mechanism, key: Used<'_>, data: &[u8]) -> Outcome<Vec<u8>>;
     /// Signs in one step (C_SignInit, C_Sign).
-    fn sign(&mut self, mechanism: &Mechanism, key: Handle, data: &[u8]) -> Outcome<Vec<u8>>;
+    fn sign(&mut self, mechanism: &Mechanism, key: Used<'_>, data: &[u8]) -> Outcome<Vec<u8>>;
     /// Checks a signature in one step (C_VerifyInit, C_Verify); `false` if it is wrong or malformed.
     fn verify(&mut self, mechanism: &Mechanism, key: Handle, data: &[u8], signature: &[u8]) -> Outcome<bool>;
     /// Fills `buffer` from the token's generator (C_GenerateRandom).
@@ -56,6 +92,24 @@ pub trait Session: Send {
 /// The handle of an object (CK_OBJECT_HANDLE). It dies with the login or the sessions on some modules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Handle(pub u64);
+
+/// A private or secret key that is used.
+#[derive(Clone, Copy)]
+pub struct Used<'a> {
+    /// The key.
+    pub handle: Handle,
+    /// The PIN, for a key that asks for it at each use (CKA_ALWAYS_AUTHENTICATE): between the call that starts the
+    /// operation and the one that does it, the user logs in for that one operation (C_Login, CKU_CONTEXT_SPECIFIC).
+    /// `Some(None)` where the PIN is entered at the device.
+    pub login: Option<Option<&'a SecretString>>,
+}
+
+impl Used<'_> {
+    /// A key that asks for nothing.
+    pub const fn freely(handle: Handle) -> Used<'static> {
+        Used { handle, login: None }
+    }
+}
 
 /// A slot and the token in it (CK_SLOT_INFO, CK_TOKEN_INFO). Text is trimmed.
 #[derive(Clone, Debug)]
@@ -122,16 +176,67 @@ pub struct MechanismInfo {
     pub min_key_size: u64,
     /// The largest key.
     pub max_key_size: u64,
-    /// CKF_ENCRYPT.
-    pub encrypt: bool,
-    /// CKF_DECRYPT.
-    pub decrypt: bool,
-    /// CKF_SIGN.
-    pub sign: bool,
-    /// CKF_VERIFY.
-    pub verify: bool,
-    /// CKF_GENERATE or CKF_GENERATE_KEY_PAIR.
-    pub generate: bool,
+    /// What it does.
+    pub flags: MechanismFlags,
+}
+
+/// The flags of a mechanism (CK_MECHANISM_INFO, PKCS#11 v3.2 §3.8).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MechanismFlags(pub u64);
+
+impl MechanismFlags {
+    /// Every flag that says what a mechanism does: its bit, and its name without `CKF_` in lower case.
+    pub const NAMED: &'static [(u64, &'static str)] = &[
+        (1, "hw"),
+        (1 << 1, "message_encrypt"),
+        (1 << 2, "message_decrypt"),
+        (1 << 3, "message_sign"),
+        (1 << 4, "message_verify"),
+        (1 << 8, "encrypt"),
+        (1 << 9, "decrypt"),
+        (1 << 10, "digest"),
+        (1 << 11, "sign"),
+        (1 << 12, "sign_recover"),
+        (1 << 13, "verify"),
+        (1 << 14, "verify_recover"),
+        (1 << 15, "generate"),
+        (1 << 16, "generate_key_pair"),
+        (1 << 17, "wrap"),
+        (1 << 18, "unwrap"),
+        (1 << 19, "derive"),
+        (1 << 28, "encapsulate"),
+        (1 << 29, "decapsulate"),
+    ];
+
+    /// The names of the flags that are set.
+    pub fn names(self) -> impl Iterator<Item = &'static str> {
+        let set = move |(bit, name): &(u64, &'static str)| (self.0 & bit != 0).then_some(*name);
+        Self::NAMED.iter().filter_map(set)
+    }
+
+    /// The flags but for the one with this name.
+    #[must_use]
+    pub(crate) fn without(self, name: &str) -> MechanismFlags {
+        let bit = Self::NAMED.iter().find(|(_, flag)| *flag == name);
+        MechanismFlags(self.0 & !bit.map_or(0, |(bit, _)| *bit))
+    }
+
+    /// Whether the flag with this name is set.
+    pub fn has(self, name: &str) -> bool {
+        self.names().any(|set| set == name)
+    }
+}
+
+impl MechanismInfo {
+    /// Whether the mechanism serves `operation`.
+    pub fn does(&self, operation: Operation) -> bool {
+        self.flags.has(operation.name())
+    }
+
+    /// Whether it makes keys (CKF_GENERATE, CKF_GENERATE_KEY_PAIR).
+    pub fn generates(&self) -> bool {
+        self.flags.has("generate") || self.flags.has("generate_key_pair")
+    }
 }
 
 /// The class of a key object (CKA_CLASS).
@@ -187,19 +292,18 @@ pub struct Object {
     pub sensitive: bool,
     /// The usages that are set on this object.
     pub usages: Usages,
-    /// Length in bits of a secret's value or of the modulus, where it is told (CKA_VALUE_LEN, CKA_MODULUS).
-    pub bits: Option<u32>,
-    /// The curve (CKA_EC_PARAMS), where the gateway knows it.
-    pub curve: Option<crate::key::Curve>,
-    /// The public key, as far as this object tells it: a public object, or an RSA private one.
+    /// How large the key is, as far as this object tells (CKA_VALUE_LEN, CKA_MODULUS, CKA_EC_PARAMS, CKA_PARAMETER_SET).
+    pub size: KeySize,
+    /// CKA_ALWAYS_AUTHENTICATE: the user logs in for each use.
+    pub always_authenticate: bool,
+    /// The public key, as far as it is told: by a public object, by the private one (its modulus, CKA_PUBLIC_KEY_INFO), or
+    /// by a certificate with the same CKA_ID.
     pub public_key: Option<PublicKey>,
 }
 
-/// A key to generate.
+/// What a new key is given, however it is made.
 #[derive(Clone, Copy, Debug)]
 pub struct Template<'a> {
-    /// Type and size.
-    pub spec: KeySpec,
     /// CKA_ID
     pub id: &'a [u8],
     /// CKA_LABEL
@@ -217,6 +321,10 @@ pub struct Template<'a> {
 pub enum Made {
     /// A secret key.
     Secret(Handle),
+    /// A public key alone.
+    Public(Handle),
+    /// A private key alone.
+    Private(Handle),
     /// A pair.
     Pair {
         /// The public half.
@@ -226,6 +334,17 @@ pub enum Made {
     },
 }
 
+impl Made {
+    /// The handles of the objects.
+    pub fn handles(self) -> impl Iterator<Item = Handle> {
+        let (first, second) = match self {
+            Made::Secret(handle) | Made::Public(handle) | Made::Private(handle) => (handle, None),
+            Made::Pair { public, private } => (public, Some(private)),
+        };
+        [Some(first), second].into_iter().flatten()
+    }
+}
+
 /// A mechanism with its parameters (CK_MECHANISM).
 #[derive(Clone, Debug)]
 pub enum Mechanism {
@@ -233,6 +352,13 @@ pub enum Mechanism {
     AesGcm {
         /// 12 bytes.
         iv: Vec<u8>,
+        /// Additional authenticated data.
+        aad: Vec<u8>,
+    },
+    /// CKM_AES_CCM with a 128-bit tag.
+    AesCcm {
+        /// 12 bytes.
+        nonce: Vec<u8>,
         /// Additional authenticated data.
         aad: Vec<u8>,
     },
@@ -265,4 +391,43 @@ pub enum Mechanism {
     },
     /// CKM_SHA…_HMAC
     Hmac(Hash),
+    /// CKM_ML_DSA, hedged where the token can.
+    MlDsa {
+        /// At most 255 bytes.
+        context: Vec<u8>,
+    },
+    /// CKM_HASH_ML_DSA_SHA…
+    HashMlDsa {
+        /// The hash.
+        hash: Hash,
+        /// At most 255 bytes.
+        context: Vec<u8>,
+    },
+    /// CKM_SLH_DSA, hedged where the token can.
+    SlhDsa {
+        /// At most 255 bytes.
+        context: Vec<u8>,
+    },
+    /// CKM_AES_KEY_WRAP
+    AesKw,
+    /// CKM_AES_KEY_WRAP_KWP
+    AesKwp,
+    /// CKM_AES_KEY_WRAP_PAD, which is RFC 5649 on some modules.
+    AesKwPad,
+    /// CKM_ECDH1_DERIVE, CKD_NULL.
+    Ecdh {
+        /// The other side's point, uncompressed.
+        point: Vec<u8>,
+    },
+    /// CKM_HKDF_DERIVE, extract and expand.
+    Hkdf {
+        /// The hash.
+        hash: Hash,
+        /// The salt; without one, zeros as long as the hash (RFC 5869 §2.2).
+        salt: Option<Vec<u8>>,
+        /// The info.
+        info: Vec<u8>,
+    },
+    /// CKM_ML_KEM
+    MlKem,
 }

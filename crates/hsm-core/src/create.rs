@@ -2,15 +2,14 @@
 //! chosen before, and what is not wanted there is destroyed.
 
 use std::collections::HashSet;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::algorithm::MechanismId;
-use crate::backend::{Filter, Handle, Made, Outcome, Template};
+use crate::backend::{Class, Filter, Handle, Made, Outcome, Session, Template};
 use crate::call::Reply;
-use crate::error::{Error, Result};
-use crate::index::{Found, Stale};
-use crate::key::{Curve, HsmKeyId, KeyInfo, KeySpec, Label, NewKey};
+use crate::error::{Error, Failure, Result};
+use crate::index::{Found, Key, Stale};
+use crate::key::{HsmKeyId, KeyAttributes, KeyInfo, Label};
 use crate::quirks;
 use crate::worker::{Again, MOST_LOOKS, Worker, lost_again_and_again};
 
@@ -57,25 +56,22 @@ fn taken(label: &Label) -> Error {
     Error::Conflict(format!("another key of the token has the label `{}`", label.as_str()))
 }
 
-/// The mechanism that makes such a key.
-///
-/// # Errors
-/// [`Error::NotSupported`] for the post-quantum types.
-pub(crate) fn mechanism(spec: KeySpec) -> Result<MechanismId> {
-    match spec {
-        KeySpec::Rsa { .. } => Ok(MechanismId::RSA_PKCS_KEY_PAIR_GEN),
-        KeySpec::Aes { .. } => Ok(MechanismId::AES_KEY_GEN),
-        KeySpec::Hmac { .. } => Ok(MechanismId::GENERIC_SECRET_KEY_GEN),
-        KeySpec::Curve(Curve::Ed25519 | Curve::Ed448) => Ok(MechanismId::EC_EDWARDS_KEY_PAIR_GEN),
-        KeySpec::Curve(Curve::P256 | Curve::P384 | Curve::P521 | Curve::Secp256k1) => Ok(MechanismId::EC_KEY_PAIR_GEN),
-        KeySpec::PostQuantum { key_type, .. } => Err(Error::NotSupported(format!(
-            "keys of type {key_type} are not served yet"
-        ))),
-    }
+/// How a key comes to be.
+pub(crate) struct Birth<A> {
+    /// The key that it is made of or under, if any.
+    pub(crate) base: Option<Arc<Key>>,
+    /// Makes it, and tells what is told beside it. Called again only if nothing was made, since a handle had died.
+    pub(crate) make: Make,
+    /// Whether it may stay.
+    pub(crate) accept: fn(&KeyInfo) -> Result<()>,
+    /// What the call answers.
+    pub(crate) answer: fn(KeyInfo, Vec<u8>) -> A,
 }
 
+pub(crate) type Make = Box<dyn FnMut(&mut dyn Session, Option<&Key>, &Template<'_>) -> Outcome<(Made, Vec<u8>)> + Send>;
+
 /// Makes a key and settles `reply` with it. If nobody waits for it any more, the key is destroyed.
-pub(crate) fn create(worker: &mut Worker, new: &NewKey, reply: &Reply<KeyInfo>) {
+pub(crate) fn create<A: Send + 'static>(worker: &mut Worker, new: &KeyAttributes, birth: Birth<A>, reply: &Reply<A>) {
     let deadline = worker.deadline;
     let shared = worker.shared.clone();
     let reserved = match shared.creating.reserve(&new.label) {
@@ -85,22 +81,32 @@ pub(crate) fn create(worker: &mut Worker, new: &NewKey, reply: &Reply<KeyInfo>) 
             return;
         }
     };
-    let made = prepare(worker, new).and_then(|id| {
+    let Birth {
+        base,
+        mut make,
+        accept,
+        answer,
+    } = birth;
+    let made = prepare(worker, &new.label).and_then(|id| {
         // Should the module never return, what it made is destroyed once it appears.
         let watched = shared.keeper.destroy_from(id.clone(), deadline + AFTER_DEADLINE);
-        let made = make(worker, new, &id);
+        let made = make_one(worker, new, &id, base, &mut make);
+        let made = made.and_then(|(info, told)| {
+            accept(&info)?;
+            Ok((info, told))
+        });
         let in_time = Instant::now() < deadline;
         let kept = shared.keeper.keep(&id) == watched;
         match (made, kept) {
-            (Ok(info), true) if in_time => Ok(info),
+            (Ok(made), true) if in_time => Ok(made),
             (Ok(_), _) => undo(worker, &id, Error::Timeout),
             (Err(error), _) => undo(worker, &id, error),
         }
     });
-    let id = made.as_ref().ok().map(|info| info.id.clone());
+    let id = made.as_ref().ok().map(|(info, _)| info.id.clone());
     // Before the answer: who has it may use the label at once if there is no key, and else the token has it.
     drop(reserved);
-    if !reply.settle(made)
+    if !reply.settle(made.map(|(info, told)| answer(info, told)))
         && let Some(id) = id
     {
         tracing::warn!(%id, "the key was ready after its creation had been answered with an error; it is destroyed");
@@ -108,12 +114,48 @@ pub(crate) fn create(worker: &mut Worker, new: &NewKey, reply: &Reply<KeyInfo>) 
     }
 }
 
-/// Chooses a free id, and sees that the label is free.
-fn prepare(worker: &mut Worker, new: &NewKey) -> Result<HsmKeyId> {
-    let label = new.label.as_str();
+/// That the token made the key as secret as it was asked to be.
+fn as_asked(new: &KeyAttributes, id: &HsmKeyId, found: &Found) -> Result<()> {
+    if found.objects.iter().any(|(_, object)| object.id != id.as_bytes()) {
+        let text = "this token gives keys an id (CKA_ID) of its own choice: they could not be told apart";
+        return Err(Error::NotSupported(text.into()));
+    }
+    let mut secret = found.objects.iter().filter(|(_, object)| object.class != Class::Public);
+    if secret.all(|(_, object)| object.sensitive && object.extractable == new.extractable) {
+        return Ok(());
+    }
+    let text =
+        "the token made the key less secret than it was asked to (CKA_SENSITIVE, CKA_EXTRACTABLE); it was destroyed";
+    Err(Error::Device(text.into()))
+}
+
+/// Gives a key another label, both its halves.
+///
+/// # Errors
+/// [`Error::Conflict`] if another key has it.
+pub(crate) fn relabel(worker: &mut Worker, id: &HsmKeyId, label: &Label) -> Result<KeyInfo> {
     let shared = worker.shared.clone();
     let token = shared.link.token();
-    let holds_label = worker.run(Again::Once, |session| {
+    let key = worker.find(id)?;
+    let _reserved = shared.creating.reserve(label)?;
+    if holder(worker, label, Some(id))? {
+        return Err(taken(label));
+    }
+    worker.run_with_key(&key, |session, key| {
+        let _hold = shared.catalogue.change(&token);
+        key.handles()
+            .try_for_each(|handle| session.relabel(handle, label.as_str()))
+    })?;
+    Ok(worker.find(id)?.info.clone())
+}
+
+/// Whether a key other than `but` has the label.
+fn holder(worker: &mut Worker, label: &Label, but: Option<&HsmKeyId>) -> Result<bool> {
+    let shared = worker.shared.clone();
+    let token = shared.link.token();
+    let label = label.as_str();
+    let but = but.map(HsmKeyId::as_bytes);
+    worker.run(Again::Once, |session| {
         let _hold = shared.catalogue.search(&token);
         shared.link.while_logged_in(session, |session| {
             for handle in session.find(&Filter::Label(label))? {
@@ -122,15 +164,22 @@ fn prepare(worker: &mut Worker, new: &NewKey) -> Result<HsmKeyId> {
                     Err(failure) if quirks::is_dead_handle(&token, &failure) => None,
                     holder => holder?,
                 };
-                if holder.is_some_and(|object| !object.id.is_empty() && object.label == label) {
+                let other = |id: &[u8]| !id.is_empty() && but != Some(id);
+                if holder.is_some_and(|object| other(&object.id) && object.label == label) {
                     return Ok(true);
                 }
             }
             Ok(false)
         })
-    })?;
-    if holds_label {
-        return Err(taken(&new.label));
+    })
+}
+
+/// Chooses a free id, and sees that the label is free.
+fn prepare(worker: &mut Worker, label: &Label) -> Result<HsmKeyId> {
+    let shared = worker.shared.clone();
+    let token = shared.link.token();
+    if holder(worker, label, None)? {
+        return Err(taken(label));
     }
     for _ in 0..8 {
         let mut bytes = [0; ID_BYTES];
@@ -139,7 +188,7 @@ fn prepare(worker: &mut Worker, new: &NewKey) -> Result<HsmKeyId> {
             let _hold = shared.catalogue.search(&token);
             Ok(session.find(&Filter::Id(&bytes))?.is_empty())
         })?;
-        if let (true, Some(id)) = (free, HsmKeyId::from_bytes(&bytes)) {
+        if let (true, Some(id)) = (free, HsmKeyId::on(shared.options.name.as_ref(), &bytes)) {
             return Ok(id);
         }
     }
@@ -148,9 +197,21 @@ fn prepare(worker: &mut Worker, new: &NewKey) -> Result<HsmKeyId> {
     ))
 }
 
-fn make(worker: &mut Worker, new: &NewKey, id: &HsmKeyId) -> Result<KeyInfo> {
+/// What became of an attempt.
+enum Attempt {
+    Made(Option<Found>, Vec<u8>),
+    /// The base key's handle is not good any more, and nothing was made.
+    Again(Option<Failure>),
+}
+
+fn make_one(
+    worker: &mut Worker,
+    new: &KeyAttributes,
+    id: &HsmKeyId,
+    mut base: Option<Arc<Key>>,
+    make: &mut Make,
+) -> Result<(KeyInfo, Vec<u8>)> {
     let template = Template {
-        spec: new.spec,
         id: id.as_bytes(),
         label: new.label.as_str(),
         extractable: new.extractable,
@@ -159,25 +220,59 @@ fn make(worker: &mut Worker, new: &NewKey, id: &HsmKeyId) -> Result<KeyInfo> {
     };
     let shared = worker.shared.clone();
     let token = shared.link.token();
-    // In one go: the handles may not outlive a restart of the module.
-    let found = worker.run(Again::Never, |session| {
-        let _hold = shared.catalogue.change(&token);
-        let generation = shared.index.generation();
-        let made = session.generate(&template);
-        let handles = match made.map_err(|failure| quirks::of_creation(&token, new.spec, failure))? {
-            Made::Secret(secret) => vec![secret],
-            Made::Pair { public, private } => vec![public, private],
+    let mut died = 0;
+    let (found, told) = loop {
+        let with = base.clone();
+        // In one go: the handles may not outlive a restart of the module.
+        let attempt = worker.run(Again::Never, |session| {
+            let _hold = shared.catalogue.change(&token);
+            if with.as_ref().is_some_and(|key| !shared.index.is_current(key)) {
+                return Ok(Attempt::Again(None));
+            }
+            let generation = shared.index.generation();
+            let (made, told) = match make(session, with.as_deref(), &template) {
+                Err(failure) if with.is_some() && quirks::is_dead_handle(&token, &failure) => {
+                    return Ok(Attempt::Again(Some(failure)));
+                }
+                made => made?,
+            };
+            let read = |handle: Handle| Ok(session.read(handle)?.map(|object| (handle, object)));
+            let objects = made.handles().map(read).collect::<Outcome<Option<Vec<_>>>>()?;
+            Ok(Attempt::Made(
+                objects.map(|objects| Found { generation, objects }),
+                told,
+            ))
+        })?;
+        let (failure, died_id) = match (attempt, &base) {
+            (Attempt::Made(found, told), _) => break (found, told),
+            (Attempt::Again(failure), Some(key)) => (failure, key.info.id.clone()),
+            (Attempt::Again(_), None) => return Err(lost_again_and_again()),
         };
-        let read = |handle: Handle| Ok(session.read(handle)?.map(|object| (handle, object)));
-        let objects = handles.into_iter().map(read).collect::<Outcome<Option<Vec<_>>>>()?;
-        Ok(objects.map(|objects| Found { generation, objects }))
-    })?;
+        base = Some(worker.find(&died_id)?);
+        died += 1;
+        match failure {
+            Some(failure) if died > 1 => return Err(failure.meaning(Some(&died_id))),
+            _ if died > MOST_LOOKS => return Err(lost_again_and_again()),
+            _ => {}
+        }
+    };
     let found = found.ok_or_else(|| Error::Device("the token does not tell what kind of key it made".into()))?;
-    match shared.index.replace(id, found) {
-        Ok(Some(key)) => Ok(key.info.clone()),
-        // Dropped since: it is on the token, and will be found there.
-        Ok(None) | Err(Stale) => Ok(worker.find(id)?.info.clone()),
+    if let Err(error) = as_asked(new, id, &found) {
+        // By its handles: the id may not be the one that was asked for.
+        worker.run(Again::Never, |session| {
+            let _hold = shared.catalogue.change(&token);
+            in_order(&found)
+                .into_iter()
+                .try_for_each(|handle| session.destroy(handle))
+        })?;
+        return Err(error);
     }
+    let info = match shared.index.replace(id, found) {
+        Ok(Some(key)) => key.info.clone(),
+        // Dropped since: it is on the token, and will be found there.
+        Ok(None) | Err(Stale) => worker.find(id)?.info.clone(),
+    };
+    Ok((info, told))
 }
 
 /// Destroys what there is under `id`, now or when it appears, and answers `error`.

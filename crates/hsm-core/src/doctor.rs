@@ -1,7 +1,7 @@
 //! What a doctor asks of a token: does it work from end to end, and what did others leave behind.
 
 use crate::algorithm::MechanismId;
-use crate::backend::{Class, Filter, Made, Mechanism, Template};
+use crate::backend::{Class, Filter, Made, Mechanism, Template, Used};
 use crate::call::Call;
 use crate::error::Error;
 use crate::hsm::Hsm;
@@ -45,7 +45,6 @@ impl Hsm {
         };
         self.call(self.timeout_of_creation(), move |worker, reply| {
             let template = Template {
-                spec,
                 id: b"round trip",
                 label: "round trip",
                 extractable: false,
@@ -57,11 +56,11 @@ impl Hsm {
             let token = shared.link.token();
             let outcome = worker.run(Again::Once, |session| {
                 let _hold = shared.catalogue.change(&token);
-                let (public, private) = match session.generate(&template)? {
+                let (public, private) = match session.generate(spec, &template)? {
                     Made::Pair { public, private } => (public, private),
-                    Made::Secret(secret) => (secret, secret),
+                    Made::Secret(key) | Made::Public(key) | Made::Private(key) => (key, key),
                 };
-                let signature = session.sign(&mechanism, private, &data)?;
+                let signature = session.sign(&mechanism, Used::freely(private), &data)?;
                 let right = session.verify(&mechanism, public, &data, &signature)?;
                 session.destroy(private)?;
                 if public != private {

@@ -8,6 +8,9 @@ use crate::worker::{Again, Worker};
 /// From this many bytes on, a repetition is no chance.
 const TELLING: usize = 8;
 
+/// How many bytes are asked for at once: there are modules that give no more.
+const MOST_AT_ONCE: usize = 1024;
+
 /// What the token's generator gave last.
 #[derive(Default)]
 pub(crate) struct Entropy {
@@ -21,7 +24,11 @@ impl Entropy {
     /// [`Error::Device`] if eight bytes or more are all zeros or the same as the time before.
     pub(crate) fn token(&self, worker: &mut Worker, buffer: &mut [u8]) -> Result<()> {
         buffer.fill(0);
-        worker.run(Again::Once, |session| session.random(buffer))?;
+        worker.run(Again::Once, |session| {
+            buffer
+                .chunks_mut(MOST_AT_ONCE)
+                .try_for_each(|piece| session.random(piece))
+        })?;
         let Some(head) = buffer.first_chunk::<TELLING>() else {
             return Ok(());
         };

@@ -7,6 +7,63 @@ use crate::key::HsmKeyId;
 /// The result of this crate's operations.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// What went wrong, and the return value of PKCS#11 that told it, if one did. It reads as its text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reason {
+    text: String,
+    ckr: Option<Ckr>,
+}
+
+impl Reason {
+    /// A text that a return value is behind.
+    pub fn told(text: impl Into<String>, ckr: Ckr) -> Reason {
+        Reason {
+            text: text.into(),
+            ckr: Some(ckr),
+        }
+    }
+
+    /// The return value.
+    pub const fn ckr(&self) -> Option<Ckr> {
+        self.ckr
+    }
+}
+
+impl From<&Failure> for Reason {
+    fn from(failure: &Failure) -> Reason {
+        Reason {
+            text: failure.to_string(),
+            ckr: failure.rv,
+        }
+    }
+}
+
+impl From<String> for Reason {
+    fn from(text: String) -> Reason {
+        Reason { text, ckr: None }
+    }
+}
+
+impl From<&str> for Reason {
+    fn from(text: &str) -> Reason {
+        text.to_owned().into()
+    }
+}
+
+impl std::ops::Deref for Reason {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.text
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
 /// Why an operation was not done.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
@@ -16,7 +73,7 @@ pub enum Error {
         /// The field, as the API names it.
         field: &'static str,
         /// What it has to be.
-        detail: String,
+        detail: Reason,
     },
     /// The caller's: this is no key id.
     #[error("{0}")]
@@ -26,10 +83,10 @@ pub enum Error {
     UnsupportedAlgorithm(String),
     /// The caller's: the algorithm does not go with this key.
     #[error("{0}")]
-    KeyTypeMismatch(String),
+    KeyTypeMismatch(Reason),
     /// The caller's: the key is not made for this use.
     #[error("{0}")]
-    UsageNotPermitted(String),
+    UsageNotPermitted(Reason),
     /// The caller's: the key may not leave the token.
     #[error("the key is not extractable")]
     NotExtractable,
@@ -47,16 +104,16 @@ pub enum Error {
     AmbiguousKey(HsmKeyId),
     /// The token can't do this; the text names the mechanism.
     #[error("{0}")]
-    NotSupported(String),
+    NotSupported(Reason),
     /// All sessions are at work and the queue is full; try again later.
     #[error("all sessions are at work and the queue is full")]
     Busy,
     /// The token or its login is gone.
     #[error("{0}")]
-    Unavailable(String),
+    Unavailable(Reason),
     /// The device is ill, or does what PKCS#11 does not allow.
     #[error("{0}")]
-    Device(String),
+    Device(Reason),
     /// The deadline passed before the token answered.
     #[error("the token did not answer in time")]
     Timeout,
@@ -65,9 +122,71 @@ pub enum Error {
     Internal(String),
 }
 
+/// Who can mend an [`Error`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ErrorKind {
+    /// The caller: ask for something else. Doing it again does not help.
+    Caller,
+    /// The operator: the token's objects are in disorder.
+    Operator,
+    /// Nobody, with this token: it can't do it.
+    TokenCannot,
+    /// Time: all is well, and too much is under way.
+    Busy,
+    /// Time or the operator: the token or its login is gone, and is looked for.
+    Unavailable,
+    /// Who looks after the device: it is ill, or too slow. Whether the operation was done is not known.
+    Device,
+    /// Who wrote this crate.
+    Internal,
+}
+
 impl Error {
+    /// Who can mend it.
+    pub const fn kind(&self) -> ErrorKind {
+        match self {
+            Error::InvalidRequest { .. }
+            | Error::InvalidKeyId(_)
+            | Error::UnsupportedAlgorithm(_)
+            | Error::KeyTypeMismatch(_)
+            | Error::UsageNotPermitted(_)
+            | Error::NotExtractable
+            | Error::DecryptionFailed
+            | Error::KeyNotFound(_)
+            | Error::Conflict(_) => ErrorKind::Caller,
+            Error::AmbiguousKey(_) => ErrorKind::Operator,
+            Error::NotSupported(_) => ErrorKind::TokenCannot,
+            Error::Busy => ErrorKind::Busy,
+            Error::Unavailable(_) => ErrorKind::Unavailable,
+            Error::Device(_) | Error::Timeout => ErrorKind::Device,
+            Error::Internal(_) => ErrorKind::Internal,
+        }
+    }
+
+    /// The return value of PKCS#11 that the error comes from, where it comes from one.
+    pub const fn ckr(&self) -> Option<Ckr> {
+        match self {
+            Error::InvalidRequest { detail: reason, .. }
+            | Error::KeyTypeMismatch(reason)
+            | Error::UsageNotPermitted(reason)
+            | Error::NotSupported(reason)
+            | Error::Unavailable(reason)
+            | Error::Device(reason) => reason.ckr(),
+            Error::InvalidKeyId(_)
+            | Error::UnsupportedAlgorithm(_)
+            | Error::NotExtractable
+            | Error::DecryptionFailed
+            | Error::KeyNotFound(_)
+            | Error::Conflict(_)
+            | Error::AmbiguousKey(_)
+            | Error::Busy
+            | Error::Timeout
+            | Error::Internal(_) => None,
+        }
+    }
+
     /// An [`Error::InvalidRequest`].
-    pub fn invalid(field: &'static str, detail: impl Into<String>) -> Error {
+    pub fn invalid(field: &'static str, detail: impl Into<Reason>) -> Error {
         Error::InvalidRequest {
             field,
             detail: detail.into(),
@@ -88,8 +207,12 @@ pub enum During {
     Sign,
     /// `C_Verify` and its parts.
     Verify,
-    /// `C_GenerateKey`, `C_GenerateKeyPair`, `C_CreateObject`.
+    /// `C_GenerateKey`, `C_GenerateKeyPair`, `C_CreateObject`, `C_DeriveKey`, `C_DecapsulateKey`.
     Create,
+    /// `C_WrapKey`.
+    Wrap,
+    /// `C_UnwrapKey`.
+    Unwrap,
     /// `C_Login`.
     Login,
     /// Anything else.
@@ -107,6 +230,18 @@ pub struct Failure {
     pub rv: Option<Ckr>,
     /// What to say when there is no return value.
     pub detail: String,
+}
+
+impl Failure {
+    /// What is found out on this side, in the terms of the module.
+    pub(crate) fn answered(function: &'static str, during: During, rv: Ckr) -> Failure {
+        Failure {
+            function,
+            during,
+            rv: Some(rv),
+            detail: String::new(),
+        }
+    }
 }
 
 impl fmt::Display for Failure {
@@ -192,4 +327,32 @@ return_values! {
     LibraryLoadFailed LIBRARY_LOAD_FAILED = 0x1b7, PinTooWeak PIN_TOO_WEAK = 0x1b8, PublicKeyInvalid PUBLIC_KEY_INVALID = 0x1b9,
     FunctionRejected FUNCTION_REJECTED = 0x200, TokenResourceExceeded TOKEN_RESOURCE_EXCEEDED = 0x201,
     OperationCancelFailed OPERATION_CANCEL_FAILED = 0x202, KeyExhausted KEY_EXHAUSTED = 0x203,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failure(rv: Ckr) -> Failure {
+        Failure {
+            function: "C_Sign",
+            during: During::Sign,
+            rv: Some(rv),
+            detail: String::new(),
+        }
+    }
+
+    #[test]
+    fn the_return_value_behind_an_error_is_told() {
+        for rv in Ckr::NAMED.iter().copied().chain([Ckr::Other(0x8000_0042)]) {
+            let meaning = failure(rv).meaning(None);
+            // One text for every cause, and no code in it.
+            let opaque = matches!(meaning, Error::DecryptionFailed | Error::NotExtractable);
+            assert_eq!(meaning.ckr(), (!opaque).then_some(rv), "{meaning}");
+            assert!(opaque || meaning.to_string().ends_with(&rv.to_string()), "{meaning}");
+        }
+        for error in [Error::Busy, Error::Timeout, Error::Device("it answered nothing".into())] {
+            assert_eq!(error.ckr(), None);
+        }
+    }
 }

@@ -5,21 +5,24 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::algorithm::{Algorithm, Operation};
-use crate::backend::{Backend, MechanismInfo, Slot, Token};
+use crate::backend::{MechanismInfo, Slot, Token};
 use crate::call::{self, Call, Reply, Settle};
+use crate::capabilities::Trials;
+use crate::choice::OpenError;
 use crate::create::{self, Creating};
 use crate::entropy::Entropy;
 use crate::error::{Error, Result};
 use crate::index::{Index, Key};
 use crate::keeper::{self, Close, Keeper};
-use crate::key::{HsmKeyId, KeyInfo, KeyType, NewKey, Usage};
-use crate::link::{Link, Login, OpenError};
+use crate::key::{HsmKeyId, KeyInfo, KeyType, TokenName, Usage};
+use crate::link::{Link, Login};
+use crate::module::{Left, SharedBackend};
 use crate::oaep::OaepHashes;
 use crate::operation::{self, Decrypt, Encrypt, Encrypted, Plan, Sign, Signed, Verify};
-use crate::quirks::Catalogue;
+use crate::place::Place;
 use crate::shared::{Options, Shared};
 use crate::worker::{Again, Worker};
-use crate::workers::{self, Load, Queue};
+use crate::workers::{self, Load, Queue, Threads};
 
 /// How old the picture of the whole token may be that a list is taken from.
 const LIST_AGE: Duration = Duration::from_secs(5);
@@ -43,8 +46,11 @@ impl Drop for Owner {
         // A process may end now, and a module's exit handlers do not bear threads that are still closing sessions.
         let deadline = Instant::now() + LEAVING;
         self.0.queue.wait_for_workers(deadline);
-        while !self.0.keeper.has_ended() && Instant::now() < deadline {
+        while !self.0.queue.keepers_have_ended() && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(1));
+        }
+        if self.0.is_out() {
+            self.0.link.claim.end();
         }
     }
 }
@@ -85,43 +91,60 @@ pub struct Status {
 /// How the use of the token ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stopped {
-    /// Sessions closed, logged out, finalized.
+    /// Sessions closed, logged out, and the module finalized if no other [`Hsm`] uses it.
     Clean,
     /// A call hangs in the module, which was therefore not finalized.
     Hanging,
 }
 
 impl Hsm {
-    /// Finds the token, logs in (one attempt), and starts the workers.
+    /// Finds the token, logs in (one attempt), and starts the workers. Further tokens of the same module are opened on
+    /// clones of one [`SharedBackend`].
     ///
     /// # Errors
     /// [`OpenError`], each with what to do.
-    pub fn open(backend: impl Backend, options: Options) -> Result<Hsm, OpenError> {
-        let (link, session) = Link::open(Arc::new(backend), options.token.clone(), options.pin.clone())?;
+    pub fn open(backend: impl Into<SharedBackend>, options: Options) -> Result<Hsm, OpenError> {
+        let SharedBackend(module) = backend.into();
+        let still = module.hold_still();
+        let (link, session) = Link::open(&module, options.token.clone(), options.pin.clone())?;
         let token = link.token();
         let processors = thread::available_parallelism().map_or(2, usize::from);
-        let wanted = options.max_sessions.unwrap_or(2 * processors).max(1);
-        // One session is the keeper's.
-        let allowed = token.max_sessions.map_or(usize::MAX, |most| {
-            usize::try_from(most.saturating_sub(1)).unwrap_or(usize::MAX).max(1)
-        });
-        let queue = Queue::new(wanted.min(allowed), options.queue);
+        let wanted = options.max_sessions.unwrap_or(2 * processors);
+        let allowed = token
+            .max_sessions
+            .map(|most| usize::try_from(most).unwrap_or(usize::MAX));
+        let queue = Queue::new(Threads::new(wanted, allowed), options.queue);
+        let name = options.name.clone();
         let shared = Arc::new(Shared {
             options,
             link,
             queue,
-            index: Index::new(token),
+            index: Index::new(token, name),
             keeper: Keeper::default(),
             creating: Creating::default(),
             entropy: Entropy::default(),
             oaep: OaepHashes::default(),
-            catalogue: Catalogue::default(),
+            trials: Trials::default(),
+            catalogue: module.catalogue.clone(),
+            place: (allowed == Some(1)).then(Place::default),
         });
-        let threads = workers::start(&shared).and_then(|()| keeper::start(&shared, session));
-        threads.map_err(|error| OpenError::Failed(format!("no thread could be started: {error}")))?;
+        shared.link.claim.belongs_to(&shared);
+        drop(still);
+        // The keeper first, which has the session: another may be one too many.
+        let threads = keeper::start(&shared, Some(session)).and_then(|()| workers::start(&shared));
+        threads.map_err(|error| {
+            shared.queue.close();
+            shared.keeper.close(Close::Leave);
+            OpenError::Failed(format!("no thread could be started: {error}"))
+        })?;
         shared.queue.wait_until_idle(Instant::now() + shared.options.timeout);
         let owner = Arc::new(Owner(shared.clone()));
         Ok(Hsm { shared, _owner: owner })
+    }
+
+    /// What the ids of the token's keys name it by; `None` for the default token.
+    pub fn name(&self) -> Option<&TokenName> {
+        self.shared.options.name.as_ref()
     }
 
     /// The token.
@@ -147,31 +170,8 @@ impl Hsm {
     pub fn slots(&self) -> Call<Vec<Slot>> {
         let shared = self.shared.clone();
         self.call(self.shared.options.timeout, move |worker, reply| {
-            let backend = shared.link.backend.clone();
-            reply.settle(worker.run(Again::Once, |_| backend.slots()));
-        })
-    }
-
-    /// Makes a key.
-    pub fn generate(&self, new: NewKey) -> Call<KeyInfo> {
-        let ready = create::mechanism(new.spec).and_then(|mechanism| {
-            let listed = self
-                .shared
-                .link
-                .mechanisms()
-                .iter()
-                .any(|info| info.id == mechanism && info.generate);
-            if listed {
-                self.shared.link.check_login()
-            } else {
-                Err(Error::NotSupported(format!("this token has no {mechanism}")))
-            }
-        });
-        if let Err(error) = ready {
-            return Call::settled(Err(error));
-        }
-        self.call(self.shared.options.keygen_timeout, move |worker, reply| {
-            create::create(worker, &new, &reply);
+            let module = &shared.link.module;
+            reply.settle(worker.run(Again::Once, |_| module.backend.slots()));
         })
     }
 
@@ -217,7 +217,7 @@ impl Hsm {
 
     /// Destroys a key: both halves of a pair. Returns what it was.
     pub fn delete(&self, id: &HsmKeyId) -> Call<KeyInfo> {
-        if let Err(error) = self.foreign_token(id).and_then(|()| self.shared.link.check_login()) {
+        if let Err(error) = self.foreign_token(id).and_then(|()| self.shared.link.check_change()) {
             return Call::settled(Err(error));
         }
         let id = id.clone();
@@ -278,7 +278,8 @@ impl Hsm {
         })
     }
 
-    /// Takes no more operations, lets those under way end, closes the sessions, logs out and finalizes the module.
+    /// Takes no more operations, lets those under way end, closes the sessions, logs out, and finalizes the module if this
+    /// was the last that used it.
     pub fn stop(&self, timeout: Duration) -> Stopped {
         let deadline = Instant::now() + timeout;
         self.shared.queue.close();
@@ -288,19 +289,27 @@ impl Hsm {
             .keeper
             .close(if workers_out { Close::LogOut } else { Close::Leave });
         let closing = Instant::now();
-        while !self.shared.keeper.has_ended() {
-            if Instant::now() >= deadline.max(closing + Duration::from_millis(500)) {
-                return Stopped::Hanging;
-            }
+        let patience = deadline.max(closing + Duration::from_millis(500));
+        while !self.shared.queue.keepers_have_ended() && Instant::now() < patience {
             thread::sleep(Duration::from_millis(1));
         }
-        if !workers_out {
+        let claim = &self.shared.link.claim;
+        if !workers_out || !self.shared.queue.keepers_have_ended() {
+            claim.leave_hanging();
             return Stopped::Hanging;
         }
-        if let Err(failure) = self.shared.link.backend.finish() {
-            tracing::warn!(%failure, "the module could not be finalized");
+        match claim.end_and_finalize() {
+            Ok(Left::Finalized | Left::InUse) => Stopped::Clean,
+            Ok(Left::Hanging) => Stopped::Hanging,
+            Err(failure) => {
+                tracing::warn!(%failure, "the module could not be finalized");
+                Stopped::Clean
+            }
         }
-        Stopped::Clean
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
     }
 
     pub(crate) fn timeout_of_creation(&self) -> Duration {
@@ -320,10 +329,19 @@ impl Hsm {
 
     /// Resolves `id`, has `plan` check the request against the key, and runs what it planned on a worker. `needs` is the
     /// usage that the request needs: half a pair that lacks it may be whole by now, which is for the token to say.
-    fn with_key<T, P>(&self, id: &HsmKeyId, needs: Usage, plan: P) -> Call<T>
+    pub(crate) fn with_key<T, P>(&self, id: &HsmKeyId, needs: Usage, plan: P) -> Call<T>
     where
         T: Send + 'static,
         P: FnOnce(&Shared, &Key) -> Result<Plan<T>> + Send + 'static,
+    {
+        self.resolve(id, needs, move |shared, key, reply| shared.go_on(key, reply, plan))
+    }
+
+    /// Resolves `id`, and has `go` do what is to be done with the key.
+    pub(crate) fn resolve<T, G>(&self, id: &HsmKeyId, needs: Usage, go: G) -> Call<T>
+    where
+        T: Send + 'static,
+        G: FnOnce(&Arc<Shared>, &Arc<Key>, Reply<T>) + Send + 'static,
     {
         if let Err(error) = self.foreign_token(id) {
             return Call::settled(Err(error));
@@ -331,19 +349,19 @@ impl Hsm {
         let (reply, call) = call::pair();
         let enough = |key: &Arc<Key>| !key.is_half() || key.info.usages.contains(needs);
         if let Some(key) = self.shared.index.key(id).filter(enough) {
-            self.shared.go_on(&key, reply, plan);
+            go(&self.shared, &key, reply);
             return call;
         }
         let settle = reply.watch();
         let (shared, id) = (self.shared.clone(), id.clone());
         self.walk_then(&settle, move |walked| match (walked, shared.index.key(&id)) {
-            (Ok(()), Some(key)) => shared.go_on(&key, reply, plan),
+            (Ok(()), Some(key)) => go(&shared, &key, reply),
             // Everything was dropped since: the token itself must be asked.
             (Ok(()), None) if shared.index.walked().is_none() => {
                 let again = shared.clone();
                 shared.submit(shared.options.timeout, reply, move |worker, reply| {
                     match worker.find(&id) {
-                        Ok(key) => again.go_on(&key, reply, plan),
+                        Ok(key) => go(&again, &key, reply),
                         Err(error @ Error::KeyNotFound(_)) => {
                             let unseen = again.link.check_login().err();
                             reply.settle(Err(unseen.unwrap_or(error)));
@@ -364,7 +382,7 @@ impl Hsm {
     }
 
     /// Has `then` called after a walk over the token that starts from now on.
-    fn walk_then(&self, settle: &Arc<dyn Settle>, then: impl FnOnce(Result<()>) + Send + 'static) {
+    pub(crate) fn walk_then(&self, settle: &Arc<dyn Settle>, then: impl FnOnce(Result<()>) + Send + 'static) {
         let shared = &self.shared;
         let full = shared.keeper.waiting() > shared.options.queue.max(64) || shared.queue.is_closed();
         match shared.link.check() {
@@ -376,7 +394,12 @@ impl Hsm {
         }
     }
 
-    fn foreign_token(&self, id: &HsmKeyId) -> Result<()> {
-        id.token().map_or(Ok(()), |_| Err(Error::KeyNotFound(id.clone())))
+    /// # Errors
+    /// [`Error::KeyNotFound`] if the id is one of another token.
+    pub(crate) fn foreign_token(&self, id: &HsmKeyId) -> Result<()> {
+        if id.token() == self.name() {
+            return Ok(());
+        }
+        Err(Error::KeyNotFound(id.clone()))
     }
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWrite
 use std::time::{Duration, Instant};
 
 use crate::backend::{Class, Handle, Object, Token};
-use crate::key::{HsmKeyId, KeyInfo, KeySize, KeyType, PublicKey, Usages};
+use crate::key::{HsmKeyId, KeyInfo, KeySize, KeyType, PublicKey, TokenName, Usages};
 use crate::software::PreparedKey;
 use crate::uri::pkcs11_uri;
 
@@ -20,6 +20,8 @@ pub(crate) struct Key {
     pub info: KeyInfo,
     /// Unrelated objects share the id.
     pub ambiguous: bool,
+    /// The private half asks for a login at each use (CKA_ALWAYS_AUTHENTICATE).
+    pub always_authenticate: bool,
     secret: Option<Handle>,
     private: Option<Handle>,
     public: Option<Handle>,
@@ -104,6 +106,8 @@ struct State {
     all_read: Option<Instant>,
     /// The token that the keys are on, for their URIs.
     token: Option<Token>,
+    /// What their ids name it by.
+    name: Option<TokenName>,
 }
 
 struct Known {
@@ -117,10 +121,11 @@ struct Group {
 }
 
 impl Index {
-    pub(crate) fn new(token: Token) -> Index {
+    pub(crate) fn new(token: Token, name: Option<TokenName>) -> Index {
         Index {
             state: RwLock::new(State {
                 token: Some(token),
+                name,
                 ..State::default()
             }),
         }
@@ -289,7 +294,8 @@ impl State {
     }
 
     fn add(&mut self, handle: Handle, object: Option<Object>) {
-        let id = object.as_ref().and_then(|object| HsmKeyId::from_bytes(&object.id));
+        let name = self.name.as_ref();
+        let id = object.as_ref().and_then(|object| HsmKeyId::on(name, &object.id));
         if let Some(old) = self.known.insert(
             handle,
             Known {
@@ -357,7 +363,7 @@ fn merge(id: &HsmKeyId, objects: &[(Handle, Object)], generation: u64, token: Op
     let info = KeyInfo {
         id: id.clone(),
         key_type,
-        size: size(key_type, &parts, public_key.as_ref()),
+        size: size(&parts, public_key.as_ref()),
         label: label.to_owned(),
         extractable: main.is_some_and(|object| object.extractable),
         sensitive: main.is_some_and(|object| object.sensitive),
@@ -384,6 +390,7 @@ fn merge(id: &HsmKeyId, objects: &[(Handle, Object)], generation: u64, token: Op
     Key {
         info,
         ambiguous,
+        always_authenticate: parts.iter().any(|object| object.always_authenticate),
         secret: handle(secret),
         private: handle(private),
         public: handle(public),
@@ -398,24 +405,15 @@ fn belong_together(private: &Object, public: &Object) -> bool {
         (Some(a), Some(b)) => a == b,
         _ => true,
     };
-    let same_curve = private.curve.is_none() || public.curve.is_none() || private.curve == public.curve;
-    private.key_type == public.key_type && same_modulus && same_curve
+    let told = |object: &Object| object.size != KeySize::Unknown;
+    let same_size = !told(private) || !told(public) || private.size == public.size;
+    private.key_type == public.key_type && same_modulus && same_size
 }
 
-fn size(key_type: KeyType, parts: &[&Object], public_key: Option<&PublicKey>) -> KeySize {
-    match key_type {
-        KeyType::Ec | KeyType::Ed => parts
-            .iter()
-            .find_map(|object| object.curve)
-            .map_or(KeySize::Unknown, KeySize::Curve),
-        KeyType::Rsa | KeyType::Aes | KeyType::Hmac => {
-            let told = parts.iter().find_map(|object| object.bits);
-            let modulus = || match public_key {
-                Some(PublicKey::Rsa { modulus, .. }) => u32::try_from(modulus.len() * 8).ok(),
-                _ => None,
-            };
-            told.or_else(modulus).map_or(KeySize::Unknown, KeySize::Bits)
-        }
-        KeyType::MlDsa | KeyType::MlKem | KeyType::SlhDsa => KeySize::Unknown,
-    }
+fn size(parts: &[&Object], public_key: Option<&PublicKey>) -> KeySize {
+    let told = parts
+        .iter()
+        .map(|object| object.size)
+        .find(|size| *size != KeySize::Unknown);
+    told.or(public_key.map(PublicKey::size)).unwrap_or(KeySize::Unknown)
 }

@@ -11,9 +11,11 @@ use crate::call::Settle;
 use crate::error::{Ckr, Error, Result};
 use crate::key::HsmKeyId;
 use crate::link::{Login, Trouble};
+use crate::module::Need;
 use crate::quirks;
 use crate::shared::Shared;
 use crate::worker::{Again, Worker};
+use crate::workers::Seat;
 
 /// At most one walk starts in this time.
 const BETWEEN_WALKS: Duration = Duration::from_millis(250);
@@ -42,8 +44,9 @@ struct State {
     waiting: Vec<AfterWalk>,
     leftovers: Vec<Leftover>,
     suspicious: bool,
+    /// Somebody has no session, and the token allows no more.
+    crowded: bool,
     closed: Option<Close>,
-    ended: bool,
 }
 
 /// How the keeper ends.
@@ -108,6 +111,12 @@ impl Keeper {
         self.wake.notify_one();
     }
 
+    /// A session is lacking: close the keeper's own until it is needed.
+    pub(crate) fn give_way(&self) {
+        self.lock().crowded = true;
+        self.wake.notify_one();
+    }
+
     pub(crate) fn wake(&self) {
         // So that it is not between its look at the link and its sleep.
         drop(self.lock());
@@ -116,11 +125,7 @@ impl Keeper {
 
     pub(crate) fn close(&self, how: Close) {
         self.lock().closed.get_or_insert(how);
-        self.wake.notify_one();
-    }
-
-    pub(crate) fn has_ended(&self) -> bool {
-        self.lock().ended
+        self.wake.notify_all();
     }
 
     /// How many calls wait for a walk.
@@ -133,20 +138,37 @@ impl Keeper {
     }
 }
 
-/// Starts the keeper's thread, with the session that was opened first.
-pub(crate) fn start(shared: &Arc<Shared>, session: Box<dyn Session>) -> std::io::Result<()> {
-    let mut worker = Worker::new(shared.clone(), Some(session));
-    thread::Builder::new().name("hsm-keeper".into()).spawn(move || {
-        let shared = worker.shared.clone();
+/// Starts the keeper's thread, with the session that was opened first; without one if it takes the place of one that hangs.
+pub(crate) fn start(shared: &Arc<Shared>, session: Option<Box<dyn Session>>) -> std::io::Result<()> {
+    let seat = shared.queue.seat_keeper();
+    let mut worker = Worker::new(shared.clone(), seat.clone(), session);
+    let thread = thread::Builder::new().name("hsm-keeper".into()).spawn(move || {
+        let (shared, seat) = (worker.shared.clone(), worker.seat.clone());
         // A panic must not end the healing of everything; calls that waited are answered `internal` by their replies.
         while catch_unwind(AssertUnwindSafe(|| keep(&mut worker))).is_err() {
             worker.close();
+            seat.end();
         }
         // Its session closes before anybody finalizes the module.
+        worker.deadline = Instant::now() + LONGEST_PAUSE;
+        worker.close();
         drop(worker);
-        shared.keeper.lock().ended = true;
-    })?;
-    Ok(())
+        shared.queue.unseat_keeper(&seat);
+    });
+    if thread.is_err() {
+        shared.queue.unseat_keeper(&seat);
+    }
+    thread.map(|_| ())
+}
+
+/// Does a piece of work that has a deadline.
+fn at_work<T>(worker: &mut Worker, work: impl FnOnce(&mut Worker) -> T) -> T {
+    let seat: Arc<Seat> = worker.seat.clone();
+    worker.deadline = Instant::now() + worker.shared.options.timeout;
+    seat.begin(None, worker.deadline);
+    let outcome = work(worker);
+    seat.end();
+    outcome
 }
 
 fn keep(worker: &mut Worker) {
@@ -156,6 +178,9 @@ fn keep(worker: &mut Worker) {
     let mut probe_at = Instant::now();
     let mut probe_pause = FIRST_PROBE;
     loop {
+        if worker.seat.is_replaced() {
+            return;
+        }
         let mut state = keeper.lock();
         if let Some(how) = state.closed {
             let waiting = std::mem::take(&mut state.waiting);
@@ -163,7 +188,7 @@ fn keep(worker: &mut Worker) {
             waiting.into_iter().for_each(|then| then(Err(Error::Busy)));
             if how == Close::LogOut && shared.link.login() == Login::LoggedIn {
                 // The session's end logs out too, should this fail.
-                let _: Result<()> = worker.run(Again::Never, |session| session.logout());
+                let _: Result<()> = at_work(worker, |worker| worker.run(Again::Never, |session| session.logout()));
             }
             return;
         }
@@ -171,7 +196,7 @@ fn keep(worker: &mut Worker) {
         if shared.link.may_come_back() || state.suspicious {
             if now >= probe_at {
                 drop(state);
-                let back = probe(worker);
+                let back = at_work(worker, probe);
                 keeper.lock().suspicious &= !back;
                 probe_pause = if back {
                     FIRST_PROBE
@@ -191,19 +216,24 @@ fn keep(worker: &mut Worker) {
             continue;
         }
         probe_at = now;
+        if std::mem::take(&mut state.crowded) {
+            drop(state);
+            at_work(worker, Worker::close);
+            continue;
+        }
         let walk_at = walked.map_or(now, |at| at + BETWEEN_WALKS);
         if !state.waiting.is_empty() && now >= walk_at {
             let waiting = std::mem::take(&mut state.waiting);
             drop(state);
             walked = Some(now);
-            let outcome = shared.link.check().and_then(|()| walk(worker));
+            let outcome = shared.link.check().and_then(|()| at_work(worker, walk));
             waiting.into_iter().for_each(|then| then(outcome.clone()));
             continue;
         }
         if let Some(at) = state.leftovers.iter().position(|leftover| leftover.again_at <= now) {
             let leftover = state.leftovers.swap_remove(at);
             drop(state);
-            clear_away(worker, leftover);
+            at_work(worker, |worker| clear_away(worker, leftover));
             continue;
         }
         let next_leftover = state.leftovers.iter().map(|leftover| leftover.again_at).min();
@@ -220,7 +250,7 @@ fn keep(worker: &mut Worker) {
 /// Walks over all key objects of the token; once more if everything was dropped meanwhile.
 fn walk(worker: &mut Worker) -> Result<()> {
     walk_once(worker)?;
-    if worker.shared.index.walked().is_none() {
+    if worker.shared.index.walked().is_none() && !worker.seat.is_replaced() {
         walk_once(worker)?;
     }
     Ok(())
@@ -230,7 +260,7 @@ fn walk(worker: &mut Worker) -> Result<()> {
 fn walk_once(worker: &mut Worker) -> Result<()> {
     let shared = worker.shared.clone();
     let token = shared.link.token();
-    worker.deadline = Instant::now() + shared.options.timeout;
+    let seat = worker.seat.clone();
     worker.run(Again::Once, |session| {
         let _hold = shared.catalogue.search(&token);
         let started = Instant::now();
@@ -249,7 +279,10 @@ fn walk_once(worker: &mut Worker) -> Result<()> {
             }
             Ok(())
         })?;
-        shared.index.finish_walk(walk, started);
+        // Another walk may be under way by now, if this one hung.
+        if !seat.is_replaced() {
+            shared.index.finish_walk(walk, started);
+        }
         Ok(())
     })
 }
@@ -257,53 +290,51 @@ fn walk_once(worker: &mut Worker) -> Result<()> {
 /// Tries to reach the token; `true` once it is there, and everything begins anew.
 fn probe(worker: &mut Worker) -> bool {
     let shared = worker.shared.clone();
-    // Its place may be the last that the token has.
-    worker.close();
-    let outcome = shared.link.reconnect().or_else(|trouble| {
-        let anew = match &trouble {
-            Trouble::Failed(failure) => {
-                let may_help = matches!(
-                    failure.rv,
-                    Some(Ckr::CryptokiNotInitialized | Ckr::DeviceError | Ckr::GeneralError | Ckr::FunctionFailed)
-                );
-                may_help && begin_anew(&shared, &failure.to_string())
+    // Its own place may be the last that the token has, so it is closed before.
+    let outcome = worker.replace_session(|| {
+        let seen = shared.link.module.epoch();
+        let reconnect = || shared.link.reconnect(|| shared.index.clear());
+        let reconnected = reconnect().or_else(|trouble| {
+            let need = match &trouble {
+                Trouble::Failed(failure) => match failure.rv {
+                    Some(Ckr::CryptokiNotInitialized) => Some(Need::All),
+                    Some(Ckr::DeviceError | Ckr::GeneralError | Ckr::FunctionFailed) => Some(Need::One),
+                    _ => None,
+                },
+                // What is behind the module was not there when it was initialized.
+                Trouble::NoSlots => Some(Need::All),
+                Trouble::Refused(_) => None,
+            };
+            match need {
+                Some(need) if begin_anew(&shared, seen, need, &trouble) => reconnect(),
+                Some(_) | None => Err(trouble),
             }
-            // What is behind the module was not there when it was initialized.
-            Trouble::NoSlots => begin_anew(&shared, "the module has no slots"),
-            Trouble::Refused(_) => false,
-        };
-        if anew { shared.link.reconnect() } else { Err(trouble) }
-    });
-    match outcome {
-        Ok(session) => {
+        });
+        if reconnected.is_ok() {
             shared.link.renew_sessions();
             shared.index.clear();
-            *worker = Worker::new(shared.clone(), Some(session));
+        }
+        reconnected
+    });
+    match outcome {
+        Some(Ok(())) => {
             shared.link.come_up();
             true
         }
-        Err(trouble) => {
-            tracing::debug!(?trouble, "the token is not back yet");
+        Some(Err(trouble)) => {
+            tracing::debug!(%trouble, "the token is not back yet");
             false
         }
+        None => false,
     }
 }
 
-/// Finalizes and initializes the module, if every worker is out of it.
-fn begin_anew(shared: &Shared, why: &str) -> bool {
-    if shared.queue.load().hung > 0 {
-        // It will not leave, and everybody would wait for it.
-        return false;
-    }
+/// Finalizes and initializes the module, if nobody is in it.
+fn begin_anew(shared: &Shared, seen: u64, need: Need, why: &Trouble) -> bool {
     let deadline = Instant::now() + shared.options.timeout.min(LONGEST_PAUSE);
-    let restarted = shared.queue.while_nobody_works(deadline, || {
-        // Before numbers of handles are given out anew.
-        shared.index.clear();
-        shared.link.restart()
-    });
-    match restarted {
+    match shared.link.module.begin_anew(shared, seen, need, deadline) {
         Some(Ok(())) => {
-            tracing::warn!(why, "the module was initialized anew");
+            tracing::warn!(%why, "the module was initialized anew");
             true
         }
         Some(Err(failure)) => {
@@ -315,7 +346,6 @@ fn begin_anew(shared: &Shared, why: &str) -> bool {
 }
 
 fn clear_away(worker: &mut Worker, leftover: Leftover) {
-    worker.deadline = Instant::now() + worker.shared.options.timeout;
     let id = leftover.id.clone();
     match crate::create::destroy_objects(worker, &id) {
         Ok(0) | Err(_) => {

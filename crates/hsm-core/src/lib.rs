@@ -1,14 +1,20 @@
-//! PKCS#11 tokens as thread-safe, self-healing Rust values.
-//!
-//! [`Hsm`] holds one token: it keeps logged-in sessions on threads of its own, knows where each key lies, heals after a
-//! lost session or a token that was away, and does beside the token what the token lacks and no secret is needed for.
-//! Every operation returns a [`Call`], which can be awaited under any async runtime or waited for with [`Call::wait`].
-#![cfg_attr(feature = "pkcs11", doc = include_str!("../docs/example.md"))]
+#![doc = include_str!("../README.md")]
 
+#[macro_use]
+mod names;
+
+pub mod adapter;
 pub mod algorithm;
 pub mod backend;
+mod batch;
+#[cfg(feature = "pkcs11")]
+mod builder;
 mod call;
+mod capabilities;
+mod choice;
 mod create;
+#[cfg(feature = "csr")]
+pub mod csr;
 mod doctor;
 pub mod encoding;
 mod entropy;
@@ -18,26 +24,44 @@ mod index;
 mod keeper;
 pub mod key;
 mod link;
+mod making;
+pub mod material;
 mod meaning;
+mod module;
 mod oaep;
 mod operation;
 #[cfg(feature = "pkcs11")]
 pub mod pkcs11;
+mod place;
 mod quirks;
 mod shared;
+mod slots;
 pub mod software;
+mod trial;
 pub mod uri;
 mod worker;
 mod workers;
 
 pub use algorithm::{Algorithm, Hash, Operation};
+pub use batch::{BatchDone, BatchItem};
+#[cfg(feature = "pkcs11")]
+pub use builder::{BuildError, Builder};
 pub use call::Call;
+pub use capabilities::{AlgorithmSupport, Capabilities, KeyTypeSupport, Support};
+pub use choice::OpenError;
 pub use doctor::Leftovers;
-pub use error::{Ckr, Error, Result};
+pub use error::{Ckr, During, Error, ErrorKind, Failure, Reason, Result};
 pub use hsm::{Hsm, KeyPage, KeyQuery, Status, Stopped};
-pub use key::{Curve, HsmKeyId, KeyInfo, KeySize, KeySpec, KeyType, Label, NewKey, PublicKey, Usage, Usages};
-pub use link::{Login, OpenError};
-pub use operation::{Choice, Decrypt, Encrypt, Encrypted, MessageType, Sign, SignatureFormat, Signed, Verify};
+pub use key::{
+    Curve, HsmKeyId, KeyAttributes, KeyInfo, KeySize, KeySpec, KeyType, Label, NewKey, PublicKey, TokenName, Usage,
+    Usages,
+};
+pub use link::Login;
+pub use making::{Decapsulate, Derive, Encapsulate, Import, Unwrap};
+pub use module::SharedBackend;
+pub use operation::{
+    Choice, Decrypt, Encrypt, Encrypted, MessageType, Sign, SignatureFormat, Signed, Verify, Wrap, Wrapped,
+};
 pub use shared::{Options, VerifyAfterSign};
 pub use workers::Load;
 

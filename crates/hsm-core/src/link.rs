@@ -8,8 +8,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use secrecy::SecretString;
 
-use crate::backend::{Backend, MechanismInfo, Outcome, Session, Slot, Token};
-use crate::error::{Ckr, During, Error, Failure, Result};
+use crate::backend::{MechanismInfo, Outcome, Session, Slot, Token};
+use crate::choice::{OpenError, choose};
+use crate::error::{Ckr, During, Error, Failure, Reason, Result};
+use crate::module::{Claim, Module};
+use crate::quirks;
 use crate::uri::TokenSelector;
 
 /// Whether the user is logged in to the token.
@@ -27,40 +30,6 @@ pub enum Login {
     Refused,
 }
 
-/// Why a token can't be used from the start.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum OpenError {
-    /// No token fits.
-    #[error("{wanted} was not found; the module has {}", list(.present))]
-    TokenNotFound {
-        /// What was looked for.
-        wanted: String,
-        /// The labels of the tokens that are there.
-        present: Vec<String>,
-    },
-    /// Several tokens fit.
-    #[error("several tokens fit: {}; name one by its label, or by a pkcs11: URI with serial or slot-id", .0.join("; "))]
-    SeveralTokens(Vec<String>),
-    /// The PIN was refused, or may not be tried.
-    #[error("{0}")]
-    Pin(String),
-    /// The module or the token failed.
-    #[error("{0}")]
-    Failed(String),
-}
-
-fn list(labels: &[String]) -> String {
-    if labels.is_empty() {
-        "no initialised token".into()
-    } else {
-        labels
-            .iter()
-            .map(|label| format!("`{label}`"))
-            .collect::<Vec<_>>()
-            .join(", ")
-    }
-}
-
 /// Since when a session has been good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Epoch {
@@ -69,17 +38,18 @@ pub(crate) struct Epoch {
 }
 
 pub(crate) struct Link {
-    pub(crate) backend: Arc<dyn Backend>,
+    pub(crate) module: Arc<Module>,
+    pub(crate) claim: Claim,
     selector: TokenSelector,
     pin: Option<SecretString>,
     /// Counts up when all sessions must be opened anew.
     sessions: AtomicU64,
-    /// Counts up when the module has begun anew.
-    module: AtomicU64,
     down: AtomicBool,
     state: Mutex<State>,
     /// Held while C_Login is called, so that one login serves all sessions.
     login: Mutex<()>,
+    /// Held while a key is used that asks for a login at each use.
+    context: Mutex<()>,
     mechanisms: RwLock<Arc<[MechanismInfo]>>,
 }
 
@@ -90,44 +60,51 @@ struct State {
     /// The token accepted the PIN before, so a failure that does not speak of the PIN says nothing about it.
     accepted: bool,
     /// Why operations are refused, while the link is down.
-    reason: String,
+    reason: Reason,
 }
 
 impl Link {
     /// Finds the token, opens a session and logs in: one attempt.
     pub(crate) fn open(
-        backend: Arc<dyn Backend>,
+        module: &Arc<Module>,
         selector: TokenSelector,
         pin: Option<SecretString>,
     ) -> Result<(Link, Box<dyn Session>), OpenError> {
+        let _at_work = module.enter();
         let failed = |failure: Failure| OpenError::Failed(failure.to_string());
-        let slots = backend.slots().map_err(failed)?;
+        let slots = module.backend.slots().map_err(failed)?;
         let (slot, token) = choose(&slots, &selector)?;
-        let mechanisms = backend.mechanisms(slot).map_err(failed)?;
+        let claim = module.claim(slot).ok_or_else(|| OpenError::InUse {
+            label: token.label.clone(),
+            slot,
+        })?;
+        let mechanisms = module.backend.mechanisms(slot).map_err(failed)?;
+        let mechanisms = quirks::of_mechanisms(&token, mechanisms);
         let login = match (token.login_required, &pin) {
             (false, _) => Login::NotNeeded,
-            (true, None) => Login::NoPin,
-            (true, Some(_)) => Login::LoggedOut,
+            (true, None) if !token.protected_authentication_path => Login::NoPin,
+            (true, None | Some(_)) => Login::LoggedOut,
         };
-        let mut session = backend.open(slot).map_err(failed)?;
+        let mut session = module.backend.open(slot).map_err(failed)?;
         let link = Link {
-            backend,
+            module: module.clone(),
+            claim,
             selector,
             pin,
             sessions: AtomicU64::new(0),
-            module: AtomicU64::new(0),
             down: AtomicBool::new(false),
             state: Mutex::new(State {
                 slot,
                 token,
                 login,
                 accepted: false,
-                reason: String::new(),
+                reason: "".into(),
             }),
             login: Mutex::new(()),
+            context: Mutex::new(()),
             mechanisms: RwLock::new(mechanisms.into()),
         };
-        link.log_in(session.as_mut())
+        link.log_in(session.as_mut(), || {})
             .map_err(|error| match link.state().login {
                 Login::Refused => OpenError::Pin(error.to_string()),
                 _ => OpenError::Failed(error.to_string()),
@@ -146,19 +123,13 @@ impl Link {
     pub(crate) fn epoch(&self) -> Epoch {
         Epoch {
             sessions: self.sessions.load(Ordering::Acquire),
-            module: self.module.load(Ordering::Acquire),
+            module: self.module.epoch(),
         }
     }
 
     /// Has every session opened anew before its next use.
     pub(crate) fn renew_sessions(&self) {
         self.sessions.fetch_add(1, Ordering::AcqRel);
-    }
-
-    /// Finalizes the module and initializes it again. No session may be in a call.
-    pub(crate) fn restart(&self) -> Outcome<()> {
-        self.module.fetch_add(1, Ordering::AcqRel);
-        self.backend.restart()
     }
 
     /// The token's mechanisms.
@@ -184,12 +155,53 @@ impl Link {
         }
     }
 
+    /// # Errors
+    /// [`Error::NotSupported`] if nothing can be made, changed or destroyed on the token; as [`check_login`](Self::check_login).
+    pub(crate) fn check_change(&self) -> Result<()> {
+        if self.state().token.write_protected {
+            return Err(Error::NotSupported(
+                "this token is write-protected (CKF_WRITE_PROTECTED): keys cannot be made, changed or deleted on it"
+                    .into(),
+            ));
+        }
+        self.check_login()
+    }
+
+    /// The PIN for a login that one use of a key asks for (CKA_ALWAYS_AUTHENTICATE, CKU_CONTEXT_SPECIFIC); `None` where it
+    /// is entered at the device. To be asked for anew for each try.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if a login was refused before, or no PIN is configured.
+    pub(crate) fn context_pin(&self) -> Result<Option<&SecretString>> {
+        let state = self.state();
+        match state.login {
+            Login::Refused => Err(Error::Unavailable(state.reason.clone())),
+            _ if self.pin.is_none() && !state.token.protected_authentication_path => Err(no_pin()),
+            Login::NoPin | Login::NotNeeded | Login::LoggedIn | Login::LoggedOut => Ok(self.pin.as_ref()),
+        }
+    }
+
+    /// Logins for one use of a key one after another, so that a PIN that turns out to be wrong is not tried by several
+    /// threads at once.
+    pub(crate) fn context_login(&self) -> MutexGuard<'_, ()> {
+        self.context.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes note of a login that failed for one use of a key; the error if it spoke of the PIN, which is not tried again.
+    pub(crate) fn context_login_failed(&self, failure: &Failure) -> Option<Error> {
+        let accepted = self.state().accepted;
+        if failure.during != During::Login || !self.means_the_pin(failure, accepted) {
+            return None;
+        }
+        Some(self.refuse_pin(failure))
+    }
+
     /// Opens the circuit: operations fail with `reason` until the keeper finds the token again.
-    pub(crate) fn go_down(&self, reason: impl Into<String>) {
+    pub(crate) fn go_down(&self, reason: impl Into<Reason>) {
         let reason = reason.into();
         let mut state = self.state();
         if state.accepted || state.login != Login::Refused {
-            tracing::warn!(reason, "the token is not available");
+            tracing::warn!(%reason, "the token is not available");
         }
         state.reason = reason;
         if state.login == Login::LoggedIn {
@@ -204,36 +216,38 @@ impl Link {
         self.down.load(Ordering::Acquire) && self.state().login != Login::Refused
     }
 
-    /// Opens a session on the token, and logs in if the login is gone.
-    pub(crate) fn open_session(&self) -> Result<Box<dyn Session>, Trouble> {
+    /// Opens a session on the token, and logs in if the login is gone, which ends with the last session.
+    pub(crate) fn open_session(&self, before_login: impl Fn()) -> Result<Box<dyn Session>, Trouble> {
         let slot = self.state().slot;
-        let mut session = self.backend.open(slot).map_err(Trouble::Failed)?;
-        if let Err(error) = self.log_in(session.as_mut()) {
+        let mut session = self.module.backend.open(slot).map_err(Trouble::Failed)?;
+        if let Err(error) = self.log_in(session.as_mut(), &before_login) {
             if !is_gone(session.as_mut()) {
                 return Err(Trouble::Refused(error));
             }
             // All sessions were closed just after this one was opened: the login says nothing.
-            session = self.backend.open(slot).map_err(Trouble::Failed)?;
-            self.log_in(session.as_mut()).map_err(Trouble::Refused)?;
+            std::mem::forget(session);
+            session = self.module.backend.open(slot).map_err(Trouble::Failed)?;
+            self.log_in(session.as_mut(), before_login).map_err(Trouble::Refused)?;
         }
         Ok(session)
     }
 
-    /// Sees to it that the user is logged in; asks the token first, and tries the PIN once at most. Tells whether it had to.
+    /// Sees to it that the user is logged in; asks the token first, and tries the PIN once at most. Tells whether it had to;
+    /// `before_login` is called then, since a login may give new handles to objects, and nobody may use an old one after it.
     ///
     /// # Errors
     /// [`Error::Unavailable`].
-    pub(crate) fn log_in(&self, session: &mut dyn Session) -> Result<bool> {
+    pub(crate) fn log_in(&self, session: &mut dyn Session, before_login: impl Fn()) -> Result<bool> {
         let _one_at_a_time = self.login.lock().unwrap_or_else(PoisonError::into_inner);
         let (login, accepted, slot) = {
             let state = self.state();
             (state.login, state.accepted, state.slot)
         };
-        let pin = match (login, &self.pin) {
-            (Login::NotNeeded | Login::NoPin, _) | (_, None) => return Ok(false),
-            (Login::Refused, _) => return Err(Error::Unavailable(self.state().reason.clone())),
-            (Login::LoggedIn | Login::LoggedOut, Some(pin)) => pin,
-        };
+        match login {
+            Login::NotNeeded | Login::NoPin => return Ok(false),
+            Login::Refused => return Err(Error::Unavailable(self.state().reason.clone())),
+            Login::LoggedIn | Login::LoggedOut => {}
+        }
         if session.logged_in().unwrap_or(false) {
             self.state().login = Login::LoggedIn;
             return Ok(false);
@@ -245,10 +259,11 @@ impl Link {
             Err(why) => {
                 self.state().login = Login::LoggedOut;
                 self.go_down(why.clone());
-                return Err(Error::Unavailable(why));
+                return Err(Error::Unavailable(why.into()));
             }
         }
-        match session.login(pin) {
+        before_login();
+        match session.login(self.pin.as_ref()) {
             Ok(()) => {
                 let mut state = self.state();
                 state.login = Login::LoggedIn;
@@ -259,9 +274,10 @@ impl Link {
                 self.state().login = Login::LoggedIn;
                 Ok(false)
             }
-            Err(failure) if says_nothing_of_the_pin(&failure) || (accepted && !speaks_of_the_pin(&failure)) => {
+            Err(failure) if self.means_the_pin(&failure, accepted) => Err(self.refuse_pin(&failure)),
+            Err(failure) => {
                 self.state().login = Login::LoggedOut;
-                let why = format!("the login to the token is lost: {failure}");
+                let why = failure.reason("the login to the token is lost");
                 let session_is_gone = matches!(failure.rv, Some(Ckr::SessionHandleInvalid | Ckr::SessionClosed));
                 if !session_is_gone {
                     // It is for the keeper to try again, with pauses.
@@ -269,9 +285,6 @@ impl Link {
                 }
                 Err(Error::Unavailable(why))
             }
-            Err(failure) => Err(self.refuse(format!(
-                "the token refused the PIN ({failure}); it is not tried again before a restart: check HSM_PIN"
-            ))),
         }
     }
 
@@ -313,23 +326,36 @@ impl Link {
     }
 
     /// Looks for the token again, opens a session and logs in; brings the link up.
-    pub(crate) fn reconnect(&self) -> Result<Box<dyn Session>, Trouble> {
-        let slots = self.backend.slots().map_err(Trouble::Failed)?;
+    pub(crate) fn reconnect(&self, before_login: impl Fn()) -> Result<Box<dyn Session>, Trouble> {
+        let _at_work = self.module.enter();
+        let slots = self.module.backend.slots().map_err(Trouble::Failed)?;
         if slots.is_empty() {
             return Err(Trouble::NoSlots);
         }
-        let (slot, token) =
-            choose(&slots, &self.selector).map_err(|error| Trouble::Refused(Error::Unavailable(error.to_string())))?;
-        {
-            let mut state = self.state();
-            state.slot = slot;
-            state.token = token;
-        }
-        let session = self.open_session()?;
-        if let Ok(mechanisms) = self.backend.mechanisms(slot) {
+        let slot = self
+            .find_slot_again(&slots)
+            .map_err(|why| Trouble::Refused(Error::Unavailable(why.into())))?;
+        let session = self.open_session(before_login)?;
+        if let Ok(mechanisms) = self.module.backend.mechanisms(slot) {
+            let mechanisms = quirks::of_mechanisms(&self.token(), mechanisms);
             *self.mechanisms.write().unwrap_or_else(PoisonError::into_inner) = mechanisms.into();
         }
         Ok(session)
+    }
+
+    /// Finds the token among `slots`, where it may have another number than before.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub(crate) fn find_slot_again(&self, slots: &[Slot]) -> Result<u64, String> {
+        let (slot, token) = choose(slots, &self.selector).map_err(|error| error.to_string())?;
+        if !self.claim.move_to(slot) {
+            return Err(format!("the token in slot {slot} is in use under another name"));
+        }
+        let mut state = self.state();
+        state.slot = slot;
+        state.token = token;
+        Ok(slot)
     }
 
     /// Closes the circuit again.
@@ -339,10 +365,28 @@ impl Link {
         }
     }
 
+    /// Whether a login's failure is, or may be, the PIN's fault. One that was accepted before is only doubted where the
+    /// failure speaks of it.
+    fn means_the_pin(&self, failure: &Failure, accepted: bool) -> bool {
+        !says_nothing_of_the_pin(failure) && (!accepted || speaks_of_the_pin(failure))
+    }
+
+    fn refuse_pin(&self, failure: &Failure) -> Error {
+        let what_to_do = match self.pin {
+            Some(_) => "check HSM_PIN",
+            None => {
+                "no PIN is configured, so it is entered at the device (CKF_PROTECTED_AUTHENTICATION_PATH): enter it there after a restart, or set HSM_PIN"
+            }
+        };
+        self.refuse(format!(
+            "the token refused the PIN ({failure}); it is not tried again before a restart: {what_to_do}"
+        ))
+    }
+
     fn refuse(&self, why: String) -> Error {
         self.state().login = Login::Refused;
         self.go_down(why.clone());
-        Error::Unavailable(why)
+        Error::Unavailable(why.into())
     }
 
     /// Asks the token afresh whether a wrong PIN would lock it, or has.
@@ -350,7 +394,7 @@ impl Link {
     /// # Errors
     /// Why the token does not tell.
     fn pin_in_danger(&self, slot: u64) -> Result<Option<String>, String> {
-        let slots = self.backend.slots().map_err(|failure| failure.to_string())?;
+        let slots = self.module.backend.slots().map_err(|failure| failure.to_string())?;
         let token = slots.into_iter().find(|s| s.id == slot).and_then(|slot| slot.token);
         let token = token.ok_or_else(|| "the token is not in its slot any more".to_owned())?;
         Ok(match (token.user_pin_locked, token.user_pin_final_try) {
@@ -372,13 +416,16 @@ pub(crate) fn is_gone(session: &mut dyn Session) -> bool {
 }
 
 /// Why there is no session.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub(crate) enum Trouble {
     /// A call failed.
+    #[error("{0}")]
     Failed(Failure),
     /// The module has no slots at all.
+    #[error("the module has no slots")]
     NoSlots,
     /// The login is refused, or the token is not found.
+    #[error("{0}")]
     Refused(Error),
 }
 
@@ -414,27 +461,4 @@ fn speaks_of_the_pin(failure: &Failure) -> bool {
                 | Ckr::Other(_)
         )
     )
-}
-
-fn choose(slots: &[Slot], selector: &TokenSelector) -> Result<(u64, Token), OpenError> {
-    let initialised: Vec<(&Slot, &Token)> = slots
-        .iter()
-        .filter_map(|slot| Some((slot, slot.token.as_ref()?)))
-        .filter(|(_, token)| token.initialized)
-        .collect();
-    let fits = |(slot, token): &&(&Slot, &Token)| selector.matches(slot.id, token.names());
-    let fitting: Vec<_> = initialised.iter().filter(fits).collect();
-    match fitting.as_slice() {
-        [(slot, token)] => Ok((slot.id, (*token).clone())),
-        [] => Err(OpenError::TokenNotFound {
-            wanted: selector.to_string(),
-            present: initialised.iter().map(|(_, token)| token.label.clone()).collect(),
-        }),
-        several => Err(OpenError::SeveralTokens(
-            several
-                .iter()
-                .map(|(slot, token)| format!("`{}` (serial {}, slot {})", token.label, token.serial, slot.id))
-                .collect(),
-        )),
-    }
 }

@@ -6,14 +6,17 @@ use std::time::{Duration, Instant};
 use secrecy::SecretString;
 
 use crate::call::Reply;
+use crate::capabilities::Trials;
 use crate::create::Creating;
 use crate::entropy::Entropy;
-use crate::error::{Ckr, Error, Failure, Result};
+use crate::error::{Ckr, Error, Failure, Reason, Result};
 use crate::index::{Index, Key};
 use crate::keeper::Keeper;
+use crate::key::TokenName;
 use crate::link::Link;
 use crate::oaep::OaepHashes;
 use crate::operation::Plan;
+use crate::place::Place;
 use crate::quirks::Catalogue;
 use crate::uri::TokenSelector;
 use crate::worker::Worker;
@@ -34,15 +37,19 @@ pub enum VerifyAfterSign {
 /// How a token is used.
 #[derive(Clone)]
 pub struct Options {
+    /// What the ids of the token's keys name it by; `None`: the default token, whose ids have no name.
+    pub name: Option<TokenName>,
     /// Which token; the default fits the only initialised one.
     pub token: TokenSelector,
-    /// The user PIN. Without it only what needs no login is done.
+    /// The user PIN. Without it only what needs no login is done, unless the token has the PIN entered at the device
+    /// (CKF_PROTECTED_AUTHENTICATION_PATH).
     pub pin: Option<SecretString>,
     /// Deadline of one operation.
     pub timeout: Duration,
     /// Deadline of a key creation.
     pub keygen_timeout: Duration,
-    /// Sessions that work, at most what the token states; `None`: twice the processors.
+    /// Sessions that work; `None`: twice the processors. Never more sessions are opened than the token states
+    /// (CK_TOKEN_INFO, ulMaxSessionCount); one of them is for searches, or the only one is for everything.
     pub max_sessions: Option<usize>,
     /// How many operations may wait for a session.
     pub queue: usize,
@@ -55,6 +62,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Options {
         Options {
+            name: None,
             token: TokenSelector::default(),
             pin: None,
             timeout: Duration::from_secs(10),
@@ -76,7 +84,10 @@ pub(crate) struct Shared {
     pub(crate) creating: Creating,
     pub(crate) entropy: Entropy,
     pub(crate) oaep: OaepHashes,
-    pub(crate) catalogue: Catalogue,
+    pub(crate) trials: Trials,
+    pub(crate) catalogue: Arc<Catalogue>,
+    /// Where the only session is kept between calls, if the token allows no second one.
+    pub(crate) place: Option<Place>,
 }
 
 impl Shared {
@@ -127,8 +138,13 @@ impl Shared {
         }
     }
 
+    /// Whether no thread of the token's is in the module, or will be.
+    pub(crate) fn is_out(&self) -> bool {
+        self.queue.load().workers == 0 && self.queue.keepers_have_ended()
+    }
+
     /// The token is gone: handles, sessions and login with it.
-    pub(crate) fn lose_token(&self, reason: String) {
+    pub(crate) fn lose_token(&self, reason: Reason) {
         self.link.go_down(reason);
         self.index.clear();
         self.keeper.wake();
@@ -137,7 +153,7 @@ impl Shared {
     /// No session could be opened.
     pub(crate) fn no_session(&self, failure: &Failure) {
         match failure.rv {
-            Some(Ckr::SlotIdInvalid | Ckr::TokenNotRecognized) => self.lose_token(failure.to_string()),
+            Some(Ckr::SlotIdInvalid | Ckr::TokenNotRecognized) => self.lose_token(failure.into()),
             Some(Ckr::DeviceError | Ckr::GeneralError | Ckr::FunctionFailed) => self.keeper.suspect(),
             _ => {}
         }

@@ -43,6 +43,10 @@ impl PreparedKey {
         let kind = match key {
             PublicKey::Rsa { modulus, exponent } => rsa_key(modulus, exponent)?,
             PublicKey::Curve { curve, point } => curve_key(*curve, point)?,
+            PublicKey::PostQuantum { parameter_set, .. } => {
+                let text = format!("{parameter_set} with a public key alone is not done here, only by a token");
+                return Err(Error::NotSupported(text.into()));
+            }
         };
         Ok(PreparedKey(kind))
     }
@@ -100,7 +104,7 @@ impl PreparedKey {
         };
         let Some(capacity) = self.oaep_capacity(hash) else {
             let text = format!("the key is too short for RSA-OAEP with {}", hash.name());
-            return Err(Error::KeyTypeMismatch(text));
+            return Err(Error::KeyTypeMismatch(text.into()));
         };
         if data.len() > capacity {
             let text = format!("at most {capacity} bytes with this key and algorithm");
@@ -151,16 +155,47 @@ pub fn encrypt_oaep(key: &PublicKey, hash: Hash, data: &[u8]) -> Result<Vec<u8>>
     PreparedKey::new(key)?.encrypt_oaep(hash, data)
 }
 
+/// The public key that made ECDSA signatures (SEC 1 §4.1.6): the one that both of two signatures of different digests can
+/// come from. Signatures are r‖s.
+pub(crate) fn recover_ecdsa_key(curve: Curve, signed: [(&[u8], &[u8]); 2]) -> Option<PublicKey> {
+    macro_rules! recover {
+        ($curve:ident) => {{
+            let candidates = |(digest, signature): (&[u8], &[u8])| -> Vec<Vec<u8>> {
+                let Ok(signature) = $curve::ecdsa::Signature::from_slice(signature) else {
+                    return Vec::new();
+                };
+                let ids = (0..4).filter_map(p256::ecdsa::RecoveryId::from_byte);
+                ids.filter_map(|id| {
+                    let key = $curve::ecdsa::VerifyingKey::recover_from_prehash(digest, &signature, id).ok()?;
+                    Some(key.to_sec1_point(false).as_bytes().to_vec())
+                })
+                .collect()
+            };
+            let [first, second] = signed.map(candidates);
+            let mut both = first.into_iter().filter(|point| second.contains(point));
+            both.next().filter(|_| both.next().is_none())
+        }};
+    }
+    let point = match curve {
+        Curve::P256 => recover!(p256),
+        Curve::P384 => recover!(p384),
+        Curve::P521 => recover!(p521),
+        Curve::Secp256k1 => recover!(k256),
+        Curve::Ed25519 | Curve::Ed448 => None,
+    }?;
+    Some(PublicKey::Curve { curve, point })
+}
+
 fn rsa_key(modulus: &[u8], exponent: &[u8]) -> Result<Kind> {
     let [n, e] = [modulus, exponent].map(rsa::BoxedUint::from_be_slice_vartime);
     let (smallest, largest) = PreparedKey::RSA_BITS;
     let key = rsa::PublicKey::new_with_size_limits(n, e, smallest..=largest)
-        .map_err(|why| Error::NotSupported(format!("this RSA key can't be used here: {why}")))?;
+        .map_err(|why| Error::NotSupported(format!("this RSA key can't be used here: {why}").into()))?;
     Ok(Kind::Rsa(Box::new(key)))
 }
 
 fn curve_key(curve: Curve, point: &[u8]) -> Result<Kind> {
-    let wrong = || Error::NotSupported(format!("the public key is no point on {curve}"));
+    let wrong = || Error::NotSupported(format!("the public key is no point on {curve}").into());
     macro_rules! weierstrass {
         ($kind:ident, $curve:ident) => {
             $curve::ecdsa::VerifyingKey::from_sec1_bytes(point)

@@ -11,15 +11,24 @@ use crate::key::HsmKeyId;
 use crate::link::{Epoch, Trouble, is_gone};
 use crate::quirks;
 use crate::shared::Shared;
+use crate::workers::Seat;
 
 /// A session with its owner: runs operations, and heals what can be healed.
 pub(crate) struct Worker {
     pub(crate) shared: Arc<Shared>,
+    pub(crate) seat: Arc<Seat>,
     session: Option<Box<dyn Session>>,
     epoch: Epoch,
+    /// Whether what the [`Place`] has is here, if there is one.
+    holds_place: bool,
     /// When the job at hand must have ended.
     pub(crate) deadline: Instant,
 }
+
+/// How long before its deadline a job gives up to wait for a session or the token, so that it can say why.
+const BEFORE_DEADLINE: Duration = Duration::from_millis(100);
+/// How often a session is asked for while others have all that the token allows.
+const BETWEEN_REQUESTS: Duration = Duration::from_millis(20);
 
 /// How often a key is looked up for one operation, when everything changes under it.
 pub(crate) const MOST_LOOKS: u32 = 5;
@@ -51,21 +60,42 @@ enum Ailment {
 }
 
 impl Worker {
-    pub(crate) fn new(shared: Arc<Shared>, session: Option<Box<dyn Session>>) -> Worker {
+    pub(crate) fn new(shared: Arc<Shared>, seat: Arc<Seat>, session: Option<Box<dyn Session>>) -> Worker {
         let epoch = shared.link.epoch();
-        Worker {
+        let mut worker = Worker {
             shared,
-            session,
+            seat,
+            session: None,
             epoch,
+            holds_place: false,
             deadline: Instant::now(),
+        };
+        if session.is_some() {
+            worker.take_over(session);
         }
+        worker
+    }
+
+    /// Has a session that was opened just now, in place of any that it had.
+    fn take_over(&mut self, session: Option<Box<dyn Session>>) {
+        if self.hold().is_ok() {
+            self.epoch = self.shared.link.epoch();
+            self.session = session;
+        }
+        self.let_go();
     }
 
     /// Runs `operation` on a logged-in session.
     ///
     /// # Errors
     /// What the failure means ([`Failure::meaning`]), after one more try if that may help.
-    pub(crate) fn run<T>(
+    pub(crate) fn run<T>(&mut self, again: Again, operation: impl FnMut(&mut dyn Session) -> Outcome<T>) -> Result<T> {
+        let outcome = self.run_on_session(again, operation);
+        self.let_go();
+        outcome
+    }
+
+    fn run_on_session<T>(
         &mut self,
         again: Again,
         mut operation: impl FnMut(&mut dyn Session) -> Outcome<T>,
@@ -92,6 +122,16 @@ impl Worker {
     pub(crate) fn run_with_key<T>(
         &mut self,
         key: &Arc<Key>,
+        operation: impl FnMut(&mut dyn Session, &Key) -> Outcome<T>,
+    ) -> Result<T> {
+        let outcome = self.run_on_key(key, operation);
+        self.let_go();
+        outcome
+    }
+
+    fn run_on_key<T>(
+        &mut self,
+        key: &Arc<Key>,
         mut operation: impl FnMut(&mut dyn Session, &Key) -> Outcome<T>,
     ) -> Result<T> {
         let id = key.info.id.clone();
@@ -100,15 +140,29 @@ impl Worker {
         loop {
             tries += 1;
             let shared = self.shared.clone();
+            let mut refused = None;
             // Looked at when nothing can begin anew any more: a stale handle may be another key's by now.
             let outcome = self.enter(&mut |session| {
-                let current = shared.index.is_current(&key);
-                if current {
-                    operation(session, &key).map(Some)
-                } else {
-                    Ok(None)
+                if !shared.index.is_current(&key) {
+                    return Ok(None);
                 }
+                let _one_login_at_a_time = key.always_authenticate.then(|| shared.link.context_login());
+                if key.always_authenticate {
+                    refused = shared.link.context_pin().err();
+                }
+                if refused.is_some() {
+                    return Ok(None);
+                }
+                let outcome = operation(session, &key);
+                if let (true, Err(failure)) = (key.always_authenticate, &outcome) {
+                    // Before the next one may try.
+                    refused = shared.link.context_login_failed(failure);
+                }
+                outcome.map(Some)
             })?;
+            if let Some(refused) = refused {
+                return Err(refused);
+            }
             let failure = match outcome {
                 Ok(Some(value)) => return Ok(value),
                 Ok(None) if tries > MOST_LOOKS => {
@@ -182,42 +236,126 @@ impl Worker {
 
     /// Closes the session, unless the module has begun anew since: its handle may be another session's by now.
     pub(crate) fn close(&mut self) {
+        if self.hold().is_ok() {
+            let shared = self.shared.clone();
+            let _at_work = shared.link.module.enter();
+            self.close_inside();
+        }
+        self.let_go();
+    }
+
+    /// Closes the session, and opens one with `open` once there is none; nobody else opens one meanwhile, where the token
+    /// allows but one.
+    ///
+    /// # Errors
+    /// What `open` answers; `None` if the session is still at work at the deadline.
+    pub(crate) fn replace_session<E>(
+        &mut self,
+        open: impl FnOnce() -> Result<Box<dyn Session>, E>,
+    ) -> Option<Result<(), E>> {
+        self.hold().ok()?;
+        {
+            let shared = self.shared.clone();
+            let _at_work = shared.link.module.enter();
+            self.close_inside();
+        }
+        let opened = open().map(|session| {
+            self.epoch = self.shared.link.epoch();
+            self.session = Some(session);
+        });
+        self.let_go();
+        Some(opened)
+    }
+
+    fn close_inside(&mut self) {
         let session = self.session.take();
         if self.epoch.module != self.shared.link.epoch().module {
             std::mem::forget(session);
         }
     }
 
-    /// Runs one call on the session, opening it if there is none.
-    fn enter<T>(&mut self, operation: &mut impl FnMut(&mut dyn Session) -> Outcome<T>) -> Result<Outcome<T>> {
-        let shared = self.shared.clone();
-        let _at_work = shared.queue.enter();
-        match self.ready() {
-            Ok(session) => Ok(operation(session)),
-            Err(Trouble::Failed(failure)) => {
-                shared.no_session(&failure);
-                shared.link.check()?;
-                Ok(Err(failure))
-            }
-            Err(Trouble::Refused(error)) => {
-                shared.keeper.wake();
-                Err(error)
-            }
-            Err(Trouble::NoSlots) => Err(Error::Unavailable("the module has no slots".into())),
+    /// Takes the session from where it is kept, if it is not one's own.
+    fn hold(&mut self) -> Result<()> {
+        let Some(place) = self.shared.place.as_ref().filter(|_| !self.holds_place) else {
+            return Ok(());
+        };
+        let kept = place.take(self.deadline).ok_or(Error::Timeout)?;
+        self.holds_place = true;
+        if let Some((session, epoch)) = kept {
+            (self.session, self.epoch) = (Some(session), epoch);
+        }
+        Ok(())
+    }
+
+    /// Puts it back.
+    fn let_go(&mut self) {
+        if let Some(place) = self.shared.place.as_ref().filter(|_| self.holds_place) {
+            place.put_back(self.session.take().map(|session| (session, self.epoch)));
+            self.holds_place = false;
         }
     }
 
-    fn ready(&mut self) -> Result<&mut dyn Session, Trouble> {
+    /// Runs one call on the session, opening it if there is none.
+    fn enter<T>(&mut self, operation: &mut impl FnMut(&mut dyn Session) -> Outcome<T>) -> Result<Outcome<T>> {
+        let shared = self.shared.clone();
+        loop {
+            self.hold()?;
+            let at_work = shared.link.module.enter();
+            match self.ready() {
+                // Ready means that there is one.
+                Ok(()) => match self.session.as_mut() {
+                    Some(session) => return Ok(operation(session.as_mut())),
+                    None => return Err(Error::Internal("the session is gone".into())),
+                },
+                Err(Trouble::Failed(failure)) if failure.rv == Some(Ckr::SessionCount) => {
+                    drop(at_work);
+                    self.wait_for_room(&failure)?;
+                }
+                Err(Trouble::Failed(failure)) => {
+                    shared.no_session(&failure);
+                    shared.link.check()?;
+                    return Ok(Err(failure));
+                }
+                Err(Trouble::Refused(error)) => {
+                    shared.keeper.wake();
+                    return Err(error);
+                }
+                Err(trouble @ Trouble::NoSlots) => return Err(Error::Unavailable(trouble.to_string().into())),
+            }
+        }
+    }
+
+    /// Sees to it that there is a session.
+    fn ready(&mut self) -> Result<(), Trouble> {
         let epoch = self.shared.link.epoch();
         if self.epoch != epoch {
-            self.close();
+            self.close_inside();
             self.epoch = epoch;
         }
-        let session = match self.session.take() {
-            Some(session) => session,
-            None => self.shared.link.open_session()?,
-        };
-        Ok(self.session.insert(session).as_mut())
+        if self.session.is_none() {
+            let opened = self.shared.link.open_session(|| self.shared.index.clear());
+            let full = matches!(&opened, Err(Trouble::Failed(failure)) if failure.rv == Some(Ckr::SessionCount));
+            self.seat.has_session(!full);
+            self.session = Some(opened?);
+        }
+        Ok(())
+    }
+
+    /// Waits an instant: others have all the sessions that the token allows.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if the deadline is near.
+    fn wait_for_room(&mut self, failure: &Failure) -> Result<()> {
+        // Its session may be the one that is lacking.
+        self.shared.keeper.give_way();
+        self.let_go();
+        if Instant::now() + BETWEEN_REQUESTS < self.latest() {
+            thread::sleep(BETWEEN_REQUESTS);
+            return Ok(());
+        }
+        Err(Error::Unavailable(format!(
+            "the token has no session free ({failure}): other programs hold those that it allows; try again later, or end some"
+        ).into()))
     }
 
     /// Tells what a failure means, and mends what it can.
@@ -240,16 +378,16 @@ impl Worker {
             // An operation that an earlier failure left behind: a new session has none.
             Ckr::OperationActive => {
                 let shared = self.shared.clone();
-                let _at_work = shared.queue.enter();
-                self.close();
+                let _at_work = shared.link.module.enter();
+                self.close_inside();
                 Ok(Ailment::Session)
             }
             Ckr::TokenNotPresent | Ckr::DeviceRemoved => {
-                self.shared.lose_token(failure.to_string());
+                self.shared.lose_token(failure.into());
                 Err(failure.meaning(None))
             }
             Ckr::CryptokiNotInitialized => {
-                self.shared.lose_token(failure.to_string());
+                self.shared.lose_token(failure.into());
                 self.wait_for_the_token();
                 self.shared.link.check()?;
                 Ok(Ailment::Session)
@@ -259,9 +397,12 @@ impl Worker {
                 self.log_in_again()
             }
             Ckr::DeviceError | Ckr::GeneralError | Ckr::FunctionFailed if self.session_is_ill() => {
-                std::mem::forget(self.session.take());
-                self.shared.keeper.suspect();
-                Ok(Ailment::Operation)
+                let shared = self.shared.clone();
+                let _at_work = shared.link.module.enter();
+                self.close_inside();
+                shared.keeper.suspect();
+                // Whatever the code would mean of the data: it is the session that is ill.
+                Err(Error::Device(failure.into()))
             }
             _ if quirks::is_dead_handle(&self.shared.link.token(), failure) => Ok(Ailment::Handle),
             _ => Ok(Ailment::Operation),
@@ -270,7 +411,7 @@ impl Worker {
 
     fn login_is_lost(&mut self) -> bool {
         let shared = self.shared.clone();
-        let _at_work = shared.queue.enter();
+        let _at_work = shared.link.module.enter();
         let session = self.session.as_mut().filter(|_| shared.link.login_is_expected());
         session.is_some_and(|session| matches!(session.logged_in(), Ok(false)))
     }
@@ -278,7 +419,7 @@ impl Worker {
     /// Whether the token does not even tell how the session fares.
     fn session_is_ill(&mut self) -> bool {
         let shared = self.shared.clone();
-        let _at_work = shared.queue.enter();
+        let _at_work = shared.link.module.enter();
         self.session
             .as_mut()
             .is_some_and(|session| session.logged_in().is_err())
@@ -287,13 +428,13 @@ impl Worker {
     fn log_in_again(&mut self) -> Result<Ailment> {
         let shared = self.shared.clone();
         shared.link.check_login()?;
-        let _at_work = shared.queue.enter();
+        let _at_work = shared.link.module.enter();
         let Some(session) = self.session.as_mut() else {
             return Ok(Ailment::Session);
         };
-        // In this order: after the login nobody may use an old handle.
+        // Also where another has logged in since.
         shared.index.clear();
-        match shared.link.log_in(session.as_mut()) {
+        match shared.link.log_in(session.as_mut(), || {}) {
             Ok(true) => tracing::warn!("the login was lost; the user is logged in again"),
             Ok(false) => {}
             Err(_) if is_gone(session.as_mut()) => {
@@ -309,16 +450,26 @@ impl Worker {
     }
 
     /// Gives the keeper time to begin anew with the module, as long as the job's deadline allows.
-    fn wait_for_the_token(&self) {
-        let until = self.deadline.min(Instant::now() + Duration::from_secs(5));
+    fn wait_for_the_token(&mut self) {
+        // The keeper needs the session's place.
+        self.let_go();
+        let until = self.latest().min(Instant::now() + Duration::from_secs(5));
         while self.shared.link.check().is_err() && Instant::now() < until {
             thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// Until when something may be waited for.
+    fn latest(&self) -> Instant {
+        self.deadline.checked_sub(BEFORE_DEADLINE).unwrap_or(self.deadline)
     }
 }
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        self.close();
+        // What is shared is the keeper's to close, which is the last one.
+        if self.shared.place.is_none() {
+            self.close();
+        }
     }
 }

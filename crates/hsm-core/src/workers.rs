@@ -1,19 +1,24 @@
 //! Worker threads, each with a session of its own, and the bounded queue that they take jobs from.
 //!
 //! A watchdog ends calls whose deadline has passed. A worker that hangs in the module is counted and replaced, up to as many
-//! again as there are workers; if it ever comes back it ends.
+//! again as there are workers and never beyond the sessions that the token allows, since what hangs still holds its own; if
+//! it ever comes back it ends. The same holds for the keeper.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::call::Settle;
 use crate::error::{Error, Result};
+use crate::keeper;
 use crate::shared::Shared;
 use crate::worker::{Again, Worker};
+
+/// How long a worker without a session waits before it tries to have one again.
+const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(200);
 
 /// A piece of work for one session.
 pub(crate) struct Job {
@@ -40,10 +45,37 @@ pub(crate) struct Queue {
     work: Condvar,
     watchdog: Condvar,
     limit: usize,
+    threads: Threads,
+}
+
+/// How many threads with a session there are, and may be with those in place of hanging ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Threads {
     workers: usize,
-    /// Workers inside a call of the module, for a restart of the module.
-    at_work: AtomicUsize,
-    paused: AtomicBool,
+    most_workers: usize,
+    most_keepers: usize,
+}
+
+impl Threads {
+    /// So that there are never more sessions than `allowed`; with a single one, the worker and the keeper share it.
+    pub(crate) fn new(wanted: usize, allowed: Option<usize>) -> Threads {
+        let wanted = wanted.max(1);
+        let Some(allowed) = allowed else {
+            return Threads {
+                workers: wanted,
+                most_workers: 2 * wanted,
+                most_keepers: 2,
+            };
+        };
+        let without_keeper = allowed.saturating_sub(1).max(1);
+        let workers = wanted.min(without_keeper);
+        let second_keeper = usize::from(workers < without_keeper);
+        Threads {
+            workers,
+            most_workers: (2 * workers).min(without_keeper - second_keeper),
+            most_keepers: 1 + second_keeper,
+        }
+    }
 }
 
 #[derive(Default)]
@@ -52,6 +84,7 @@ struct State {
     /// Calls that wait for the keeper.
     waiting: Vec<Watched>,
     running: Vec<Arc<Seat>>,
+    keepers: Vec<Arc<Seat>>,
     idle: usize,
     closed: bool,
     wake_at: Option<Instant>,
@@ -62,24 +95,94 @@ struct Watched {
     deadline: Instant,
 }
 
-/// Where a worker says what it is doing.
+/// What a thread with a session is doing.
+struct Task {
+    /// What to end when the deadline passes; the keeper has nothing.
+    settle: Option<Arc<dyn Settle>>,
+    deadline: Instant,
+}
+
+/// Where a thread with a session says what it is doing.
 #[derive(Default)]
-struct Seat {
-    job: Mutex<Option<(Arc<dyn Settle>, Instant)>>,
+pub(crate) struct Seat {
+    job: Mutex<Option<Task>>,
     hung: AtomicBool,
     replaced: AtomicBool,
+    /// Others have all the sessions that the token allows.
+    without_session: AtomicBool,
+}
+
+impl Seat {
+    /// A job begins.
+    pub(crate) fn begin(&self, settle: Option<Arc<dyn Settle>>, deadline: Instant) {
+        *self.job() = Some(Task { settle, deadline });
+    }
+
+    /// A part of the job begins, with a deadline of its own.
+    pub(crate) fn begin_part(&self, until: Instant) {
+        if let Some(task) = &mut *self.job() {
+            task.deadline = until;
+        }
+    }
+
+    /// The job has ended.
+    pub(crate) fn end(&self) {
+        *self.job() = None;
+        self.hung.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether another thread has taken the place of this one, which should end.
+    pub(crate) fn is_replaced(&self) -> bool {
+        self.replaced.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn has_session(&self, has: bool) {
+        self.without_session.store(!has, Ordering::Relaxed);
+    }
+
+    fn is_hung(&self) -> bool {
+        self.hung.load(Ordering::Relaxed)
+    }
+
+    fn is_without_session(&self) -> bool {
+        self.without_session.load(Ordering::Relaxed)
+    }
+
+    fn job(&self) -> MutexGuard<'_, Option<Task>> {
+        self.job.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks at the clock for it: what to end, whether it is late for the first time, and until when it may work.
+    fn look(&self, now: Instant) -> Look {
+        let job = self.job();
+        match &*job {
+            None => Look::Well(None),
+            Some(task) if task.deadline > now => Look::Well(Some(task.deadline)),
+            Some(_) if self.hung.load(Ordering::Relaxed) => Look::Late(None),
+            Some(task) => {
+                self.hung.store(true, Ordering::Relaxed);
+                tracing::warn!("a session is past its deadline in a call of the module");
+                Look::Late(task.settle.clone())
+            }
+        }
+    }
+}
+
+enum Look {
+    /// Nothing to do, or until then.
+    Well(Option<Instant>),
+    /// Past its deadline; what there is to end for it.
+    Late(Option<Arc<dyn Settle>>),
 }
 
 impl Queue {
-    pub(crate) fn new(workers: usize, limit: usize) -> Queue {
+    pub(crate) fn new(threads: Threads, limit: usize) -> Queue {
         Queue {
             state: Mutex::default(),
             work: Condvar::new(),
             watchdog: Condvar::new(),
             limit,
-            workers,
-            at_work: AtomicUsize::new(0),
-            paused: AtomicBool::new(false),
+            threads,
         }
     }
 
@@ -113,11 +216,7 @@ impl Queue {
         Load {
             workers: state.running.len(),
             idle: state.idle,
-            hung: state
-                .running
-                .iter()
-                .filter(|seat| seat.hung.load(Ordering::Relaxed))
-                .count(),
+            hung: state.running.iter().filter(|seat| seat.is_hung()).count(),
             queued: state.jobs.len(),
         }
     }
@@ -146,36 +245,43 @@ impl Queue {
 
     /// Waits until every worker has its session and waits for work, at most until `deadline`.
     pub(crate) fn wait_until_idle(&self, deadline: Instant) {
-        while self.load().idle < self.workers && Instant::now() < deadline {
+        let ready = || {
+            let state = self.lock();
+            let waiting = state.running.iter().filter(|seat| seat.is_without_session()).count();
+            state.idle + waiting >= self.threads.workers
+        };
+        while !ready() && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(1));
         }
     }
 
-    /// Runs `begin_anew` while no worker is in a call; `None` if they are not out by `deadline`.
-    pub(crate) fn while_nobody_works<T>(&self, deadline: Instant, begin_anew: impl FnOnce() -> T) -> Option<T> {
-        self.paused.store(true, Ordering::SeqCst);
-        let mut outcome = None;
-        while self.at_work.load(Ordering::SeqCst) > 0 && Instant::now() < deadline {
-            thread::sleep(Duration::from_millis(1));
-        }
-        if self.at_work.load(Ordering::SeqCst) == 0 {
-            outcome = Some(begin_anew());
-        }
-        self.paused.store(false, Ordering::SeqCst);
-        outcome
+    /// Whether no keeper's thread is there any more.
+    pub(crate) fn keepers_have_ended(&self) -> bool {
+        self.lock().keepers.is_empty()
     }
 
-    /// Waits while the module begins anew; the guard says that a call is under way.
-    pub(crate) fn enter(&self) -> AtWork<'_> {
-        loop {
-            self.at_work.fetch_add(1, Ordering::SeqCst);
-            let at_work = AtWork(&self.at_work);
-            if !self.paused.load(Ordering::SeqCst) {
-                return at_work;
-            }
-            drop(at_work);
-            thread::sleep(Duration::from_millis(1));
-        }
+    /// Gives a new keeper its seat.
+    pub(crate) fn seat_keeper(&self) -> Arc<Seat> {
+        let seat = Arc::new(Seat::default());
+        self.lock().keepers.push(seat.clone());
+        seat
+    }
+
+    pub(crate) fn unseat_keeper(&self, seat: &Arc<Seat>) {
+        self.lock().keepers.retain(|other| !Arc::ptr_eq(other, seat));
+    }
+
+    /// Whether a thread, the keeper's too, is past a deadline in a call of the module.
+    pub(crate) fn anybody_hangs(&self) -> bool {
+        let state = self.lock();
+        state.running.iter().chain(&state.keepers).any(|seat| seat.is_hung())
+    }
+
+    /// Whether other workers can do what there is to do.
+    fn others_have_sessions(&self, seat: &Arc<Seat>) -> bool {
+        let state = self.lock();
+        let mut others = state.running.iter().filter(|other| !Arc::ptr_eq(other, seat));
+        others.any(|other| !other.is_without_session() && !other.is_hung())
     }
 
     fn watch(&self, state: &mut State, deadline: Instant) {
@@ -205,17 +311,9 @@ impl Queue {
     }
 }
 
-pub(crate) struct AtWork<'a>(&'a AtomicUsize);
-
-impl Drop for AtWork<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
 /// Starts the workers and their watchdog.
 pub(crate) fn start(shared: &Arc<Shared>) -> std::io::Result<()> {
-    for _ in 0..shared.queue.workers {
+    for _ in 0..shared.queue.threads.workers {
         start_worker(shared)?;
     }
     let shared = shared.clone();
@@ -231,10 +329,10 @@ fn start_worker(shared: &Arc<Shared>) -> std::io::Result<()> {
     let started = thread::Builder::new().name("hsm-worker".into()).spawn({
         let (shared, seat) = (shared.clone(), seat.clone());
         move || {
-            let mut worker = Worker::new(shared.clone(), None);
+            let mut worker = Worker::new(shared.clone(), seat.clone(), None);
             // So that the first request need not wait for a session; if none can be had now, a request will say so.
             let _: Result<()> = worker.run(Again::Never, |_| Ok(()));
-            work(&mut worker, &seat);
+            work(&mut worker);
             drop(worker);
             shared.queue.lock().running.retain(|other| !Arc::ptr_eq(other, &seat));
         }
@@ -245,25 +343,34 @@ fn start_worker(shared: &Arc<Shared>) -> std::io::Result<()> {
     started.map(|_| ())
 }
 
-fn work(worker: &mut Worker, seat: &Seat) {
-    let shared = worker.shared.clone();
-    while let Some(job) = shared.queue.next() {
+fn work(worker: &mut Worker) {
+    let (shared, seat) = (worker.shared.clone(), worker.seat.clone());
+    loop {
+        // Those that have a session do more of the work than one that waits for it.
+        let may_come = || !shared.queue.is_closed() && shared.link.check().is_ok();
+        while seat.is_without_session() && shared.queue.others_have_sessions(&seat) && may_come() {
+            thread::sleep(BETWEEN_ATTEMPTS);
+            worker.deadline = Instant::now();
+            let _: Result<()> = worker.run(Again::Never, |_| Ok(()));
+        }
+        let Some(job) = shared.queue.next() else {
+            return;
+        };
         let Job { run, settle, deadline } = job;
-        *seat.job.lock().unwrap_or_else(PoisonError::into_inner) = Some((settle, deadline));
+        seat.begin(Some(settle), deadline);
         worker.deadline = deadline;
         if catch_unwind(AssertUnwindSafe(|| run(worker))).is_err() {
             // The state of the session is unknown; the dropped reply has ended the call with `internal`.
             worker.close();
         }
-        *seat.job.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        seat.hung.store(false, Ordering::Relaxed);
-        if seat.replaced.load(Ordering::Relaxed) {
+        seat.end();
+        if seat.is_replaced() {
             return;
         }
     }
 }
 
-/// Ends calls that are past their deadline, and replaces workers that hang.
+/// Ends calls that are past their deadline, and replaces threads that hang.
 fn watch(shared: &Arc<Shared>) {
     let queue = &shared.queue;
     let mut state = queue.lock();
@@ -272,52 +379,20 @@ fn watch(shared: &Arc<Shared>) {
             return;
         }
         let now = Instant::now();
-        let late = |deadline: Instant| deadline <= now;
-        let mut expired: Vec<Arc<dyn Settle>> = Vec::new();
+        let mut round = Round::default();
         // Kept until they are answered: a job that is dropped ends its call with `internal`.
-        let (late_jobs, jobs): (VecDeque<Job>, _) = std::mem::take(&mut state.jobs)
-            .into_iter()
-            .partition(|job| late(job.deadline));
-        state.jobs = jobs;
-        expired.extend(late_jobs.iter().map(|job| job.settle.clone()));
-        state.waiting.retain(|waiting| match waiting.settle.upgrade() {
-            Some(settle) if late(waiting.deadline) => {
-                expired.push(settle);
-                false
-            }
-            other => other.is_some(),
-        });
-        let mut next = state
-            .jobs
-            .iter()
-            .map(|job| job.deadline)
-            .chain(state.waiting.iter().map(|w| w.deadline))
-            .min();
-        let mut to_replace = 0;
-        let spare = (2 * queue.workers).saturating_sub(state.running.len());
-        for seat in &state.running {
-            let job = seat.job.lock().unwrap_or_else(PoisonError::into_inner);
-            match &*job {
-                Some((settle, deadline)) if late(*deadline) => {
-                    if !seat.hung.swap(true, Ordering::Relaxed) {
-                        tracing::warn!("a session is past its deadline in a call of the module");
-                        expired.push(settle.clone());
-                    }
-                    if to_replace < spare && !seat.replaced.swap(true, Ordering::Relaxed) {
-                        to_replace += 1;
-                    }
-                }
-                Some((_, deadline)) => next = Some(next.map_or(*deadline, |at: Instant| at.min(*deadline))),
-                None => {}
-            }
-        }
+        let late_jobs = round.look_at_queue(&mut state, now);
+        let (workers, keepers) = (queue.threads.most_workers, queue.threads.most_keepers);
+        let workers = round.look_at_seats(&state.running, workers, now);
+        let keepers = round.look_at_seats(&state.keepers, keepers, now);
+        let Round { expired, next } = round;
         // A job may move from the queue to a worker between two looks; a second is the longest that it goes unseen.
         let pause = next.map_or(Duration::from_secs(1), |at| {
             at.saturating_duration_since(now)
                 .clamp(Duration::from_millis(1), Duration::from_secs(1))
         });
         state.wake_at = Some(now + pause);
-        if expired.is_empty() && to_replace == 0 {
+        if expired.is_empty() && workers + keepers == 0 {
             // Not let go in between: a job that comes now wakes it.
             let waited = queue.watchdog.wait_timeout(state, pause);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
@@ -328,11 +403,88 @@ fn watch(shared: &Arc<Shared>) {
             settle.fail(Error::Timeout);
         }
         drop(late_jobs);
-        for _ in 0..to_replace {
-            if let Err(error) = start_worker(shared) {
-                tracing::error!(%error, "no thread could be started in place of one that hangs");
-            }
+        let started = (0..workers)
+            .map(|_| start_worker(shared))
+            .chain((0..keepers).map(|_| keeper::start(shared, None)));
+        for error in started.filter_map(std::io::Result::err) {
+            tracing::error!(%error, "no thread could be started in place of one that hangs");
         }
         state = queue.lock();
+    }
+}
+
+/// What one look of the watchdog finds.
+#[derive(Default)]
+struct Round {
+    /// Calls to end.
+    expired: Vec<Arc<dyn Settle>>,
+    /// The next deadline.
+    next: Option<Instant>,
+}
+
+impl Round {
+    /// Takes what is late out of the queue.
+    fn look_at_queue(&mut self, state: &mut State, now: Instant) -> VecDeque<Job> {
+        let late = |deadline: Instant| deadline <= now;
+        let (late_jobs, jobs): (VecDeque<Job>, _) = std::mem::take(&mut state.jobs)
+            .into_iter()
+            .partition(|job| late(job.deadline));
+        state.jobs = jobs;
+        self.expired.extend(late_jobs.iter().map(|job| job.settle.clone()));
+        state.waiting.retain(|waiting| match waiting.settle.upgrade() {
+            Some(settle) if late(waiting.deadline) => {
+                self.expired.push(settle);
+                false
+            }
+            other => other.is_some(),
+        });
+        let jobs = state.jobs.iter().map(|job| job.deadline);
+        self.next = jobs.chain(state.waiting.iter().map(|w| w.deadline)).min();
+        late_jobs
+    }
+
+    /// Tells how many of those that hang are to be replaced, so that there are at most `most`.
+    fn look_at_seats(&mut self, seats: &[Arc<Seat>], most: usize, now: Instant) -> usize {
+        let spare = most.saturating_sub(seats.len());
+        let mut to_replace = 0;
+        for seat in seats {
+            match seat.look(now) {
+                Look::Well(deadline) => self.next = self.next.into_iter().chain(deadline).min(),
+                Look::Late(settle) => {
+                    self.expired.extend(settle);
+                    if to_replace < spare && !seat.replaced.swap(true, Ordering::Relaxed) {
+                        to_replace += 1;
+                    }
+                }
+            }
+        }
+        to_replace
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_are_never_more_threads_than_sessions() {
+        for allowed in 2..40 {
+            for wanted in 1..20 {
+                let threads = Threads::new(wanted, Some(allowed));
+                let Threads {
+                    workers,
+                    most_workers,
+                    most_keepers,
+                } = threads;
+                assert!(most_workers + most_keepers <= allowed, "{threads:?}");
+                assert!(
+                    (1..=most_workers).contains(&workers) && most_keepers >= 1,
+                    "{threads:?}"
+                );
+                assert_eq!(workers, wanted.min(allowed - 1));
+            }
+        }
+        let one = Threads::new(4, Some(1));
+        assert_eq!((one.workers, one.most_workers, one.most_keepers), (1, 1, 1));
     }
 }

@@ -3,13 +3,13 @@
 use std::fmt::Write as _;
 
 use hsm_core::algorithm::{Jose, JoseKey, MechanismId, ROWS, Row};
-use hsm_core::key::parameter_sets;
+use hsm_core::key::ParameterSet;
 use hsm_core::{Curve, KeySpec, KeyType, Operation, Usage, Usages};
 
 const INTRODUCTION: &str = "\
 # Algorithms and key types
 
-<!-- Generated from crates/hsm-core/src/algorithm.rs and key.rs. -->
+<!-- Generated from crates/hsm-core/src/algorithm/table.rs and key/. -->
 
 ## Algorithms
 
@@ -21,7 +21,8 @@ The token does all of it by the mechanism. Where it lacks that one and has the s
 only the digest goes to the token; so it does for `message_type` `digest`. A signature is verified on the token, or by
 the gateway with the public key where the token has no mechanism for it (not Ed448). RSA-OAEP always encrypts in the
 gateway, with the public key, and with hashes alone that the token decrypts. Anything else that the token lacks is
-answered 501 `mechanism_not_supported`. [MODULES.md](MODULES.md) tells what the tested tokens have.
+answered 501 `mechanism_not_supported`. `GET /api/v1/hsm/capabilities` tells what a token does natively, what is composed
+here, and what it can't do; [MODULES.md](MODULES.md) tells what the tested tokens have.
 
 | algorithm | JOSE names | operations | key type | mechanism | or, once hashed | |
 | --- | --- | --- | --- | --- | --- | --- |
@@ -48,10 +49,6 @@ pub fn algorithms_markdown() -> String {
     for key_type in KeyType::ALL {
         let _ = writeln!(page, "{}", key(*key_type));
     }
-    page.push_str(
-        "\nKeys of the types ML-DSA, ML-KEM and SLH-DSA are not served yet: making one is answered 501. The usages\n\
-         `wrap`, `unwrap`, `derive`, `encapsulate` and `decapsulate` can be given to a key, but no call uses them yet.\n",
-    );
     page
 }
 
@@ -81,6 +78,7 @@ fn jose_name(jose: &Jose) -> String {
         JoseKey::Curve(curve) => format!("`{name}` ({curve})"),
         JoseKey::Bits(bits) => format!("`{name}` ({bits} bits)"),
         JoseKey::AtLeast(bits) => format!("`{name}` ({bits} bits or more)"),
+        JoseKey::Set(set) => format!("`{name}` ({set})"),
     }
 }
 
@@ -100,9 +98,10 @@ fn key(key_type: KeyType) -> String {
             list(curves().map(quoted)),
         ),
         KeyType::Ed => ("`curve`", list(curves().map(quoted))),
-        KeyType::MlDsa | KeyType::MlKem | KeyType::SlhDsa => {
-            ("`parameter_set`", list(parameter_sets(key_type).iter().map(quoted)))
-        }
+        KeyType::MlDsa | KeyType::MlKem | KeyType::SlhDsa => (
+            "`parameter_set`",
+            list(ParameterSet::of(key_type).map(|set| quoted(set.name()))),
+        ),
     };
     let usual = Usages::default_for(key_type);
     let more = Usages::possible(key_type)

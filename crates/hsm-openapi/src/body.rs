@@ -27,7 +27,7 @@ impl BodyError {
         }
     }
 
-    fn whole(detail: impl Into<String>) -> BodyError {
+    pub(crate) fn whole(detail: impl Into<String>) -> BodyError {
         BodyError {
             field: None,
             detail: detail.into(),
@@ -214,6 +214,8 @@ wrong_values! {
     Time = "must be a time as in RFC 3339, such as 2026-01-31T08:00:00Z",
     MessageType = "must be `raw` or `digest`",
     SignatureFormat = "must be `der` or `p1363`",
+    Batch = "must be a list of 1 to 1000 operations",
+    BatchOperation = "must be `encrypt`, `decrypt`, `sign` or `verify`",
 }
 
 impl WrongValue {
@@ -306,7 +308,7 @@ mod tests {
             ),
             (
                 "{\"datas\":1}",
-                "`datas`: is not known here; there are `data`, `key_id`, `algorithm`, `message_type`, `signature_format`",
+                "`datas`: is not known here; there are `data`, `key_id`, `algorithm`, `message_type`, `signature_format`, `context`",
             ),
         ] {
             assert_eq!(sign(body), expected, "{body}");

@@ -21,13 +21,13 @@ use utoipa::{PartialSchema as _, ToSchema as _};
 use crate::names::KeyTypeName;
 use crate::problem::{Problem, ProblemCode};
 
-/// The name of the security scheme: `security(("bearer" = ["crypto:sign"]))` is how a handler declares its scope, and
-/// `security(())` that it needs none.
+/// The name of the security scheme: `security(("bearer" = ["crypto:sign"]))` is how a handler declares its scopes,
+/// `security(("bearer" = []))` that any token will do, and `security(())` that none is needed.
 pub const SECURITY_SCHEME: &str = "bearer";
 
 /// Tags of the operations, for handlers to name.
 pub mod tag {
-    /// Slots and tokens.
+    /// Slots, tokens and what they can do.
     pub const SLOTS: &str = "slots";
     /// Keys on the token.
     pub const HSM_KEYS: &str = "hsm keys";
@@ -46,7 +46,10 @@ pub mod tag {
 /// What the document says of sign, both under `/api/v1/hsm` and under `/api/v1`.
 pub const SIGN_DESCRIPTION: &str = "Signs `data`, or the hash that `data` is with `message_type` `digest`. Without `algorithm` the key decides; the answer names what was used.\n\nBefore a signature is answered it may be checked with the public key, as the server's setting `HSM_VERIFY_AFTER_SIGN` says: `rsa` (the default: a faulty RSA signature can give the key away), `all`, or `none`. A signature that does not hold is not answered but 502 `hsm_error`.";
 
-const DESCRIPTION: &str = "Keys on a PKCS#11 token, and what can be done with them.\n\nBodies are JSON; binary fields are standard base64 with padding; times are RFC 3339 in UTC. Unknown fields and unknown query parameters are refused. Every call but health, documentation and this document needs `Authorization: Bearer <JWT>` with the scope that the operation names; `keys:*`, `crypto:*` and the like, and `*`, stand for all of theirs.\n\nErrors are problem documents (RFC 9457) with a stable `code`; `/docs/errors` explains each. Every answer carries `x-request-id`: the client's own, if it sent one of 1 to 128 characters of `A-Za-z0-9._:-`.";
+/// What the document says of batch, both under `/api/v1/hsm` and under `/api/v1`.
+pub const BATCH_DESCRIPTION: &str = "Does up to 1,000 operations as one call: `encrypt`, `decrypt`, `sign`, `verify`. An item is the single call's body with `operation` in it; the results are in the order of the items, each with the `status` and the members that the single call would answer, or with those of its problem. One bad item fails alone; an item of any other operation, such as `rewrap` or `datakeys`, is answered 400.\n\nAny token may call it; each item needs the scope of its single call, and is answered 403 without it. A batch takes one place in the queue of each token that it has keys of; the deadline of a call holds for each item. An item with status 503 has `retry_after`, the seconds that a single call has in its header. Each item has its record in the audit log, unless it ended at a full queue; if the records can't be written, the batch as a whole is 503 `audit_unavailable`.";
+
+const DESCRIPTION: &str = "Keys on PKCS#11 tokens, and what can be done with them.\n\nA key id is `hsm:` and hexadecimal digits; a key of a further configured token has that token's name in between, `hsm:backup:1234567890abcdef`. What is made of a key, or unwrapped under one, lies on the token of that key; wrapping and wrapped key must be on one token.\n\nBodies are JSON; binary fields are standard base64 with padding; times are RFC 3339 in UTC. Unknown fields and unknown query parameters are refused. Every call but health, documentation and this document needs `Authorization: Bearer <JWT>` with the scopes that the operation names; `keys:*`, `crypto:*` and the like, and `*`, stand for all of theirs.\n\nErrors are problem documents (RFC 9457) with a stable `code`; `/docs/errors` explains each. Every answer carries `x-request-id`: the client's own, if it sent one of 1 to 128 characters of `A-Za-z0-9._:-`.";
 
 const REQUEST_ID: &str = "x-request-id";
 const RETRY_AFTER: &str = "Retry-After";
@@ -60,7 +63,10 @@ pub fn base() -> OpenApi {
         .description(Some(DESCRIPTION))
         .license(Some(licence.build()));
     let tags = [
-        (tag::SLOTS, "Slots of the PKCS#11 module and the tokens in them"),
+        (
+            tag::SLOTS,
+            "Slots of the PKCS#11 modules, the tokens in them, and what tokens can do",
+        ),
         (tag::HSM_KEYS, "Keys on the token"),
         (tag::HSM_CRYPTO, "Operations with keys on the token"),
         (
@@ -196,7 +202,7 @@ fn complete(operation: &mut Operation, path: &str, access: &Access) {
 
 /// The statuses of the problems that an operation may answer.
 fn problems(operation: &Operation, path: &str, access: &Access) -> Vec<u16> {
-    let Access::Scope(scope) = access else {
+    let Access::Scopes(scopes) = access else {
         return vec![500, 503];
     };
     let mut statuses = vec![401, 403, 500, 503];
@@ -207,17 +213,21 @@ fn problems(operation: &Operation, path: &str, access: &Access) -> Vec<u16> {
     if path.starts_with("/api/") {
         statuses.push(400);
     }
-    let family = scope.split(':').next().unwrap_or_default();
-    if path.contains("{key_id}") || family == "crypto" {
+    let families: Vec<&str> = scopes.iter().filter_map(|scope| scope.split(':').next()).collect();
+    let of = |family: &str| families.contains(&family);
+    if path.contains("{key_id}") || of("crypto") {
         statuses.extend([404, 409]);
     }
-    if scope == "keys:create" {
+    let changes = scopes
+        .iter()
+        .any(|scope| scope.starts_with("keys:") && scope != "keys:read");
+    if scopes.iter().any(|scope| scope == "keys:create") {
         statuses.push(409);
     }
-    if family == "crypto" || (family == "keys" && scope != "keys:read") {
+    if of("crypto") || changes {
         statuses.push(501);
     }
-    if matches!(family, "slots" | "keys" | "crypto") {
+    if of("slots") || of("keys") || of("crypto") {
         statuses.extend([502, 504]);
     }
     statuses
@@ -228,8 +238,8 @@ fn problems(operation: &Operation, path: &str, access: &Access) -> Vec<u16> {
 pub enum Access {
     /// Anyone, without a token.
     Public,
-    /// Who has this scope.
-    Scope(String),
+    /// Who has all of these scopes; anyone with a token where there are none.
+    Scopes(Vec<String>),
 }
 
 /// An operation of the document and who may call it.
@@ -259,7 +269,7 @@ pub fn routes(document: &OpenApi) -> Vec<Route> {
     .collect()
 }
 
-/// What the declaration says: exactly one requirement, of our scheme with one scope or of nothing.
+/// What the declaration says: exactly one requirement, of our scheme with its scopes or of nothing.
 fn access(operation: &Operation) -> Option<Access> {
     let requirements = operation.security.as_deref()?;
     let [requirement] = requirements else { return None };
@@ -270,10 +280,9 @@ fn access(operation: &Operation) -> Option<Access> {
         return Some(Access::Public);
     }
     let scopes = schemes.get(SECURITY_SCHEME)?.as_array()?;
-    match scopes.as_slice() {
-        [Value::String(scope)] if schemes.len() == 1 => Some(Access::Scope(scope.clone())),
-        _ => None,
-    }
+    let names = scopes.iter().map(|scope| scope.as_str().map(str::to_owned));
+    let names = names.collect::<Option<Vec<_>>>()?;
+    (schemes.len() == 1).then_some(Access::Scopes(names))
 }
 
 fn operations(item: &PathItem) -> impl Iterator<Item = (&'static str, &Operation)> {
@@ -349,6 +358,13 @@ mod tests {
             responses((status = 200, description = "the key", body = Key)))]
         fn read() {}
 
+        #[utoipa::path(post, path = "/any", operation_id = "any", tag = tag::CRYPTO, security(("bearer" = [])), responses())]
+        fn any() {}
+
+        #[utoipa::path(post, path = "/derive", operation_id = "derive", tag = tag::KEYS,
+            security(("bearer" = ["keys:create", "crypto:derive"])), responses())]
+        fn derive() {}
+
         #[utoipa::path(get, path = "/live", operation_id = "live", tag = tag::HEALTH, security(()),
             responses((status = 200, description = "alive", body = Live)))]
         fn live() {}
@@ -361,7 +377,7 @@ mod tests {
         fn either() {}
 
         #[derive(utoipa::OpenApi)]
-        #[openapi(paths(sign, read, live))]
+        #[openapi(paths(sign, read, any, derive, live))]
         pub(super) struct Complete;
 
         #[derive(utoipa::OpenApi)]
@@ -401,6 +417,8 @@ mod tests {
         assert!(sign["description"].as_str().unwrap().contains("HSM_VERIFY_AFTER_SIGN"));
         let read = &document["paths"]["/keys/{key_id}"]["get"];
         assert_eq!(statuses(read), [200, 401, 403, 404, 409, 500, 502, 503, 504]);
+        let derive = &document["paths"]["/derive"]["post"];
+        assert_eq!(statuses(derive), [401, 403, 404, 409, 500, 501, 502, 503, 504]);
         assert_eq!(statuses(&document["paths"]["/live"]["get"]), [200, 500, 503]);
     }
 
@@ -442,9 +460,12 @@ mod tests {
                 .find(|route| route.path == path)
                 .map(|route| &route.access)
         };
-        assert_eq!(access("/sign"), Some(&Access::Scope("crypto:sign".into())));
+        assert_eq!(access("/sign"), Some(&Access::Scopes(vec!["crypto:sign".into()])));
+        let both = vec!["keys:create".into(), "crypto:derive".into()];
+        assert_eq!(access("/derive"), Some(&Access::Scopes(both)));
+        assert_eq!(access("/any"), Some(&Access::Scopes(Vec::new())));
         assert_eq!(access("/live"), Some(&Access::Public));
-        assert_eq!(routes.len(), 3);
+        assert_eq!(routes.len(), 5);
     }
 
     #[test]

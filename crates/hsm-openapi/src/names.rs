@@ -7,7 +7,8 @@
 use std::borrow::Cow;
 
 use hsm_core::algorithm::Named;
-use hsm_core::key::parameter_sets;
+use hsm_core::key::ParameterSet;
+use hsm_core::material::Format;
 use hsm_core::{Curve, KeyType, Operation, Usage};
 use serde::{Deserialize, Serialize};
 use utoipa::openapi::RefOr;
@@ -90,12 +91,22 @@ fn named<T: Copy>(all: &[T], name: impl Fn(T) -> &'static str) -> Vec<&'static s
     all.iter().map(|value| name(*value)).collect()
 }
 
-fn all_parameter_sets() -> Vec<&'static str> {
-    KeyType::ALL
-        .iter()
-        .flat_map(|key_type| parameter_sets(*key_type))
-        .copied()
-        .collect()
+/// The types of keys that derive, encapsulate and decapsulate make.
+pub const SECRET_TYPES: &[KeyType] = &[KeyType::Aes, KeyType::Hmac];
+/// What an item of a batch may be.
+pub const BATCH_OPERATIONS: &[Operation] = &[
+    Operation::Encrypt,
+    Operation::Decrypt,
+    Operation::Sign,
+    Operation::Verify,
+];
+/// `format` of an import whose material is wrapped; the others are [`hsm_core::material::Format`].
+pub const WRAPPED: &str = "wrapped";
+
+/// Every `format` of an import.
+pub fn import_formats() -> Vec<&'static str> {
+    let clear = Format::ALL.iter().map(|format| format.name());
+    clear.chain([WRAPPED]).collect()
 }
 
 enumerations! {
@@ -103,12 +114,22 @@ enumerations! {
     EncryptAlgorithmName = Named::names(Operation::Encrypt);
     /// An algorithm of sign and verify, by its own name or by its JOSE name, which also fixes curve and signature format.
     SignAlgorithmName = Named::names(Operation::Sign);
+    /// An algorithm of wrap and unwrap.
+    WrapAlgorithmName = Named::names(Operation::Wrap);
+    /// An algorithm of derive.
+    DeriveAlgorithmName = Named::names(Operation::Derive);
+    /// How the bytes of an imported key are written.
+    ImportFormatName = import_formats();
+    /// The type of a secret key.
+    SecretTypeName = named(SECRET_TYPES, KeyType::name);
+    /// An operation of a batch.
+    BatchOperationName = named(BATCH_OPERATIONS, Operation::name);
     /// The type of a key.
     KeyTypeName = named(KeyType::ALL, KeyType::name);
     /// A curve: the first four for EC keys, the others for ED keys.
     CurveName = named(Curve::ALL, Curve::name);
     /// A parameter set of FIPS 203, 204 or 205.
-    ParameterSetName = all_parameter_sets();
+    ParameterSetName = named(ParameterSet::ALL, ParameterSet::name);
     /// What a key may be used for.
     UsageName = named(Usage::ALL, Usage::name);
 }

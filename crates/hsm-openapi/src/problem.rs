@@ -82,11 +82,11 @@ codes! {
         "There is no bearer token, or it is not valid: malformed, expired, not yet valid, signed by another key, for another audience.",
         "Send `Authorization: Bearer <token>` with a token that is valid now.";
     Forbidden "forbidden" 403 None, "This is not allowed",
-        "The token is valid but has not the scope that this call needs.",
+        "The token is valid but has not the scopes that this call needs.",
         "Ask for a token with the scope that `detail` names.";
     NotFound "not_found" 404 None, "There is nothing at this address",
-        "The server has no such path.",
-        "Compare the path with the list of endpoints.";
+        "The server has no such path, or the module no such slot.",
+        "Compare the path with the list of endpoints, and a slot with those that `GET /api/v1/hsm/slots` lists.";
     KeyNotFound "key_not_found" 404 None, "There is no such key",
         "The token has no key with this id.",
         "Look the id up in the list of keys; perhaps the key was deleted, or is on another token.";

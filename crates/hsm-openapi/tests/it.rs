@@ -11,8 +11,9 @@ use std::path::Path;
 
 use hsm_openapi::parse_body;
 use hsm_openapi::wire::{
-    CreateKeyRequest, DecryptRequest, EncryptRequest, EncryptResponse, SignRequest, SignResponse, VerifyRequest,
-    VersionedDecryptRequest, VersionedEncryptResponse, VersionedVerifyRequest,
+    CreateKeyRequest, CsrRequest, DecapsulateRequest, DecryptRequest, DeriveRequest, EncapsulateRequest,
+    EncryptRequest, EncryptResponse, ImportKeyRequest, RandomRequest, SignRequest, SignResponse, UpdateKeyRequest,
+    VerifyRequest, VersionedDecryptRequest, VersionedEncryptResponse, VersionedVerifyRequest, WrapRequest,
 };
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -63,6 +64,14 @@ fn requests_take_their_examples() {
     takes_its_example::<SignRequest>();
     takes_its_example::<VerifyRequest>();
     takes_its_example::<VersionedVerifyRequest>();
+    takes_its_example::<UpdateKeyRequest>();
+    takes_its_example::<ImportKeyRequest>();
+    takes_its_example::<WrapRequest>();
+    takes_its_example::<DeriveRequest>();
+    takes_its_example::<EncapsulateRequest>();
+    takes_its_example::<DecapsulateRequest>();
+    takes_its_example::<CsrRequest>();
+    takes_its_example::<RandomRequest>();
 }
 
 #[test]

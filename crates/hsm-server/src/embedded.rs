@@ -2,18 +2,15 @@
 
 use hsm_core::pkcs11::Module;
 
-use crate::config::{Config, Fault};
+use crate::config::{Config, Fault, TokenSettings};
 
 /// Refuses: there is no embedded token in this binary.
 ///
 /// # Errors
 /// Always.
 #[cfg(not(feature = "embedded"))]
-pub fn load(_: &Config) -> Result<Module, Fault> {
-    Err(Fault::of(
-        "library_path",
-        "HSM_LIBRARY_PATH: this binary was built without the embedded token",
-    ))
+pub fn load(_: &Config, settings: &TokenSettings<'_>) -> Result<Module, Fault> {
+    Err(settings.fault("library_path", "this binary was built without the embedded token"))
 }
 
 #[cfg(feature = "embedded")]
@@ -35,7 +32,7 @@ mod linked_in {
     use hsm_core::uri::TokenSelector;
     use secrecy::{ExposeSecret, SecretString};
 
-    use super::{Config, Fault, Module, SO_PIN};
+    use super::{Config, Fault, Module, SO_PIN, TokenSettings};
     use crate::secrets;
     use crate::serve::make_folder;
 
@@ -48,7 +45,7 @@ mod linked_in {
     ///
     /// # Errors
     /// One line that names the setting.
-    pub fn load(config: &Config) -> Result<Module, Fault> {
+    pub fn load(config: &Config, settings: &TokenSettings<'_>) -> Result<Module, Fault> {
         make_folder(&config.data_dir, "HSM_DATA_DIR")?;
         let folder = config.data_dir.join("token");
         make_folder(&folder, "HSM_DATA_DIR")?;
@@ -66,33 +63,29 @@ mod linked_in {
                 .is_some_and(|token| !token.initialized || !token.user_pin_initialized)
         });
         if let Some(slot) = fresh {
-            let pin = pin(config)?;
+            let pin = pin(settings)?;
             let so_pin = secrets::read_or_make(&folder.join(SO_PIN)).map_err(|error| in_folder(&error))?;
             module
-                .init_token(slot.id, &so_pin, &label(config), pin)
+                .init_token(slot.id, &so_pin, &label(settings), pin)
                 .map_err(|error| in_folder(&error))?;
             tracing::info!(folder = %folder.display(), "the embedded token was made");
         }
         Ok(module)
     }
 
-    fn pin(config: &Config) -> Result<&SecretString, Fault> {
-        let pin = config
+    fn pin<'a>(settings: &TokenSettings<'a>) -> Result<&'a SecretString, Fault> {
+        let pin = settings
             .pin
-            .as_ref()
             .filter(|pin| pin.expose_secret().chars().count() >= MIN_PIN);
         pin.ok_or_else(|| {
-            Fault::of(
-                "pin",
-                format!("HSM_PIN: at least {MIN_PIN} characters are needed to make the embedded token"),
-            )
+            let text = format!("at least {MIN_PIN} characters are needed to make the embedded token");
+            settings.fault("pin", text)
         })
     }
 
-    fn label(config: &Config) -> String {
-        let wanted = config
+    fn label(settings: &TokenSettings<'_>) -> String {
+        let wanted = settings
             .token_label
-            .as_deref()
             .and_then(|text| TokenSelector::parse(text).ok()?.label);
         wanted.unwrap_or_else(|| LABEL.to_owned())
     }

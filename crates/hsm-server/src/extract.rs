@@ -15,6 +15,8 @@ use serde::de::DeserializeOwned;
 use zeroize::Zeroize;
 
 use crate::app::State;
+use crate::auth::ScopeSet;
+use crate::gate::Granted;
 use crate::problem::ApiError;
 
 /// How much longer than others the bodies of decrypt and verify may be, in bytes: what was encrypted or signed comes back
@@ -153,6 +155,17 @@ impl FromRequest for Who {
                 .map(Who)
                 .ok_or_else(|| ApiError::new(ProblemCode::Forbidden, "nobody may call this")),
         )
+    }
+}
+
+impl FromRequest for Granted {
+    type Error = ApiError;
+    type Future = std::future::Ready<Result<Self, ApiError>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let granted = request.extensions().get::<Granted>().copied();
+        // Without the gate nobody is allowed anything.
+        std::future::ready(Ok(granted.unwrap_or(Granted(ScopeSet::default()))))
     }
 }
 

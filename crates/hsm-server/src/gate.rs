@@ -11,17 +11,14 @@ use actix_web::http::{ConnectionType, Method, StatusCode};
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpMessage, web};
 use hsm_openapi::ProblemCode;
-use keymgmt::Caller;
+use keymgmt::{Action, Caller};
 
 use crate::app::State;
-use crate::auth::{self, AuthError, insufficient_scope_challenge};
+use crate::auth::{self, AuthError, ScopeSet};
 use crate::problem::{self, ApiError};
 use crate::routes::{Access, Route};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
-/// The path of a call that is to come: `import` is no key id.
-const NO_KEY_ID: &str = "/api/v1/hsm/keys/import";
 
 /// Passes a request through.
 pub async fn gate(
@@ -92,7 +89,7 @@ async fn admit(
     pattern: Option<&str>,
 ) -> Result<(), ApiError> {
     let routes = state.routes.at(pattern.ok_or_else(not_found)?);
-    if routes.is_empty() || request.path() == NO_KEY_ID {
+    if routes.is_empty() {
         return Err(not_found());
     }
     let route = routes.iter().find(|route| route.method == *request.method());
@@ -120,19 +117,38 @@ async fn admit(
         return Err(ApiError::new(ProblemCode::MethodNotAllowed, text).with_header(header::ALLOW, allow.join(", ")));
     };
     caller.subject = known.as_ref().map(|known| known.subject.clone());
-    if let Access::Scope(scope, action) = route.access
-        && !known.is_some_and(|known| known.may(scope))
-    {
-        let code = ProblemCode::Forbidden;
-        state
-            .service
-            .record_refusal(&caller, action, code.status(), code.name())
-            .await?;
-        return Err(ApiError::new(code, format!("the token lacks the scope `{scope}`"))
-            .with_header(header::WWW_AUTHENTICATE, insufficient_scope_challenge(scope)));
+    let granted = known.as_ref().map(|known| known.scopes).unwrap_or_default();
+    if let Access::Scopes(needed, action) = route.access {
+        require(state, &caller, granted, needed, action).await?;
     }
+    request.extensions_mut().insert(Granted(granted));
     request.extensions_mut().insert(caller);
     Ok(())
+}
+
+/// What the caller's token allows.
+#[derive(Clone, Copy)]
+pub struct Granted(pub ScopeSet);
+
+/// Lets a caller go on who has the scopes that are needed; any other is recorded.
+///
+/// # Errors
+/// 403, naming what is lacking; 503 if that can't be recorded.
+pub async fn require(
+    state: &State,
+    caller: &Caller,
+    granted: ScopeSet,
+    needed: ScopeSet,
+    action: Action,
+) -> Result<(), ApiError> {
+    let lacking = needed.without(granted);
+    if lacking.is_empty() {
+        return Ok(());
+    }
+    let code = ProblemCode::Forbidden;
+    let recorded = state.service.record_refusal(caller, action, code.status(), code.name());
+    recorded.await?;
+    Err(ApiError::lacking(lacking))
 }
 
 fn not_found() -> ApiError {

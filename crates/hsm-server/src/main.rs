@@ -20,6 +20,7 @@ pub mod routes;
 pub mod secrets;
 pub mod serve;
 pub mod tls;
+pub mod tokens;
 
 use config::{Config, Fault, Purpose, Warning, environment};
 use serve::{Ready, refuse};

@@ -1,17 +1,23 @@
 //! Metrics for Prometheus.
 
+use std::fmt;
 use std::time::Duration;
 
 use actix_web::http::Method;
-use hsm_core::Login;
+use hsm_core::{Login, Status};
 use keymgmt::{Action, KeyService};
-use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::encoding::text::encode;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
+
+/// What every name begins with.
+const PREFIX: &str = "hsm";
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Request {
@@ -32,11 +38,6 @@ struct Operation {
     outcome: &'static str,
 }
 
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct Sessions {
-    state: &'static str,
-}
-
 /// What is counted and timed.
 pub struct Metrics {
     registry: Registry,
@@ -45,10 +46,6 @@ pub struct Metrics {
     unauthenticated: Counter,
     operations: Family<Operation, Counter>,
     operation_time: Family<Operation, Histogram, fn() -> Histogram>,
-    sessions: Family<Sessions, Gauge>,
-    queue: Gauge,
-    logged_in: Gauge,
-    available: Gauge,
     audit_writable: Gauge,
 }
 
@@ -61,16 +58,12 @@ impl Default for Metrics {
     /// All at zero.
     fn default() -> Metrics {
         let mut metrics = Metrics {
-            registry: Registry::with_prefix("hsm"),
+            registry: Registry::with_prefix(PREFIX),
             requests: Family::default(),
             request_time: Family::new_with_constructor(times),
             unauthenticated: Counter::default(),
             operations: Family::default(),
             operation_time: Family::new_with_constructor(times),
-            sessions: Family::default(),
-            queue: Gauge::default(),
-            logged_in: Gauge::default(),
-            available: Gauge::default(),
             audit_writable: Gauge::default(),
         };
         let registry = &mut metrics.registry;
@@ -100,22 +93,6 @@ impl Default for Metrics {
             "Time of operations of the token, waiting included",
             Unit::Seconds,
             metrics.operation_time.clone(),
-        );
-        registry.register(
-            "sessions",
-            "Worker sessions: all, idle, and those past a deadline in a call of the module",
-            metrics.sessions.clone(),
-        );
-        registry.register("queued_calls", "Calls that wait for a session", metrics.queue.clone());
-        registry.register(
-            "logged_in",
-            "Whether the user is logged in to the token, or needs no login",
-            metrics.logged_in.clone(),
-        );
-        registry.register(
-            "token_available",
-            "Whether the token can be used",
-            metrics.available.clone(),
         );
         registry.register(
             "audit_writable",
@@ -172,23 +149,84 @@ impl Metrics {
 
     /// The page that Prometheus reads.
     pub fn page(&self, service: &KeyService) -> String {
-        let status = service.hsm().status();
-        let count = |state: &'static str, number: usize| {
-            self.sessions
-                .get_or_create(&Sessions { state })
-                .set(i64::try_from(number).unwrap_or(i64::MAX));
-        };
-        count("all", status.load.workers);
-        count("idle", status.load.idle);
-        count("hung", status.load.hung);
-        self.queue.set(i64::try_from(status.load.queued).unwrap_or(i64::MAX));
-        self.logged_in
-            .set(i64::from(matches!(status.login, Login::LoggedIn | Login::NotNeeded)));
-        self.available.set(i64::from(status.unavailable.is_none()));
         self.audit_writable.set(i64::from(service.audit().writable()));
+        let tokens = service.tokens().iter();
+        let mut of_tokens = Registry::with_prefix(PREFIX);
+        of_tokens.register_collector(Box::new(TokenGauges(
+            tokens
+                .map(|(name, hsm)| (name.map(ToString::to_string), hsm.status()))
+                .collect(),
+        )));
         let mut text = String::new();
         // Writing to a string can't fail.
-        let _: std::fmt::Result = encode(&mut text, &self.registry);
+        let _: fmt::Result = encode_registry(&mut text, &self.registry)
+            .and_then(|()| encode_registry(&mut text, &of_tokens))
+            .and_then(|()| encode_eof(&mut text));
         text
+    }
+}
+
+/// How the tokens fare; a further token's gauges have its name as the label `token`, the default token's have no such label.
+#[derive(Debug)]
+struct TokenGauges(Vec<(Option<String>, Status)>);
+
+impl Collector for TokenGauges {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let encoder = &mut encoder;
+        self.gauge(
+            encoder,
+            "sessions",
+            "Worker sessions: all, idle, and those past a deadline in a call of the module.",
+            |status| {
+                let load = &status.load;
+                vec![
+                    (Some("all"), load.workers),
+                    (Some("idle"), load.idle),
+                    (Some("hung"), load.hung),
+                ]
+            },
+        )?;
+        self.gauge(encoder, "queued_calls", "Calls that wait for a session.", |status| {
+            vec![(None, status.load.queued)]
+        })?;
+        self.gauge(
+            encoder,
+            "logged_in",
+            "Whether the user is logged in to the token, or needs no login.",
+            |status| {
+                let logged_in = matches!(status.login, Login::LoggedIn | Login::NotNeeded);
+                vec![(None, logged_in.into())]
+            },
+        )?;
+        self.gauge(encoder, "token_available", "Whether the token can be used.", |status| {
+            vec![(None, status.unavailable.is_none().into())]
+        })
+    }
+}
+
+impl TokenGauges {
+    /// One gauge, with what it shows of each token: values, each with its label `state` if it has one.
+    fn gauge(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        name: &str,
+        help: &str,
+        values: impl Fn(&Status) -> Vec<(Option<&'static str>, usize)>,
+    ) -> fmt::Result {
+        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (token, status) in &self.0 {
+            for (state, value) in values(status) {
+                let value = i64::try_from(value).unwrap_or(i64::MAX);
+                let state = state.map(|state| ("state", state));
+                let token = token.as_deref().map(|token| ("token", token));
+                let labels: Vec<_> = state.into_iter().chain(token).collect();
+                if labels.is_empty() {
+                    metric.encode_gauge(&value)?;
+                } else {
+                    metric.encode_family(&labels)?.encode_gauge(&value)?;
+                }
+            }
+        }
+        Ok(())
     }
 }

@@ -8,6 +8,8 @@ use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::{HttpResponse, ResponseError};
 use hsm_openapi::{BodyError, Problem, ProblemCode};
 
+use crate::auth::{ScopeSet, insufficient_scope_challenge};
+
 /// An error on its way to the client.
 #[derive(Debug)]
 pub struct ApiError {
@@ -28,6 +30,13 @@ impl ApiError {
         }
     }
 
+    /// The caller's token has not these scopes.
+    pub fn lacking(scopes: ScopeSet) -> ApiError {
+        let names = scopes.to_string().replace(' ', "`, `");
+        ApiError::new(ProblemCode::Forbidden, format!("the token lacks the scope `{names}`"))
+            .with_header(header::WWW_AUTHENTICATE, insufficient_scope_challenge(scopes))
+    }
+
     /// With a header that goes along.
     #[must_use]
     pub fn with_header(mut self, name: HeaderName, value: impl Into<String>) -> ApiError {
@@ -35,9 +44,14 @@ impl ApiError {
         self
     }
 
+    /// The document of the problem, for the request with this id.
+    pub fn problem(&self, request_id: &str) -> Problem {
+        Problem::new(self.code, self.detail.clone(), request_id)
+    }
+
     /// The answer to the request with this id.
     pub fn answer(&self, request_id: &str) -> HttpResponse {
-        let problem = Problem::new(self.code, self.detail.clone(), request_id);
+        let problem = self.problem(request_id);
         let mut response = HttpResponse::build(self.status_code());
         response.insert_header((header::CONTENT_TYPE, Problem::CONTENT_TYPE));
         response.insert_header((header::CACHE_CONTROL, "no-store"));
@@ -127,6 +141,7 @@ fn code_of(error: &keymgmt::Error) -> ProblemCode {
     use hsm_core::Error as E;
     match error {
         keymgmt::Error::KeyNotFound(_) => ProblemCode::KeyNotFound,
+        keymgmt::Error::SlotNotFound(_) => ProblemCode::NotFound,
         keymgmt::Error::AuditUnavailable => ProblemCode::AuditUnavailable,
         keymgmt::Error::InvalidCursor => ProblemCode::InvalidRequest,
         keymgmt::Error::AuditUnreadable(_) => ProblemCode::AuditUnavailable,

@@ -11,8 +11,8 @@ use utoipa::openapi::OpenApi;
 use utoipa_actix_web::service_config::ServiceConfig;
 use utoipa_actix_web::{AppExt, scope};
 
-use crate::api::{audit, crypto, health, keys, slots};
-use crate::auth::Scope;
+use crate::api::{audit, batch, crypto, health, keys, making, requests, slots};
+use crate::auth::{Scope, ScopeSet};
 
 /// Where the API lies.
 pub const API: &str = "/api/v1";
@@ -21,14 +21,26 @@ pub const API: &str = "/api/v1";
 pub fn configure(config: &mut ServiceConfig<'_>) {
     let hsm = scope::scope("/hsm")
         .service(slots::list_slots)
+        .service(slots::list_mechanisms)
+        .service(slots::list_capabilities)
         .service(keys::hsm_create_key)
+        // Before `/keys/{key_id}`: `import` is no key id.
+        .service(making::hsm_import_key)
         .service(keys::hsm_list_keys)
         .service(keys::hsm_get_key)
+        .service(keys::hsm_update_key)
         .service(keys::hsm_delete_key)
+        .service(requests::hsm_csr)
+        .service(making::hsm_derive)
+        .service(making::hsm_encapsulate)
+        .service(making::hsm_decapsulate)
         .service(crypto::hsm_encrypt)
         .service(crypto::hsm_decrypt)
         .service(crypto::hsm_sign)
-        .service(crypto::hsm_verify);
+        .service(crypto::hsm_verify)
+        .service(crypto::hsm_wrap)
+        .service(requests::hsm_random)
+        .service(batch::hsm_batch);
     let api = scope::scope(API)
         .service(hsm)
         .service(keys::list_keys)
@@ -38,6 +50,8 @@ pub fn configure(config: &mut ServiceConfig<'_>) {
         .service(crypto::decrypt)
         .service(crypto::sign)
         .service(crypto::verify)
+        .service(crypto::wrap)
+        .service(batch::batch)
         .service(audit::list_audit_records)
         .service(health::openapi_document);
     config
@@ -66,8 +80,8 @@ pub fn openapi() -> Result<OpenApi, document::Incomplete> {
 pub enum Access {
     /// Anyone.
     Public,
-    /// Whose token has the scope; the audit log names the call so.
-    Scope(Scope, Action),
+    /// Whose token has all of the scopes; the audit log names the call so.
+    Scopes(ScopeSet, Action),
 }
 
 /// A method of a path.
@@ -90,10 +104,13 @@ impl Routes {
         for document::Route { method, path, access } in document::routes(document) {
             let access = match access {
                 document::Access::Public => Some(Access::Public),
-                document::Access::Scope(_) if open_metrics && path == health::METRICS => Some(Access::Public),
-                document::Access::Scope(name) => Scope::parse(&name)
+                document::Access::Scopes(_) if open_metrics && path == health::METRICS => Some(Access::Public),
+                document::Access::Scopes(names) => names
+                    .iter()
+                    .map(|name| Scope::parse(name))
+                    .collect::<Option<ScopeSet>>()
                     .zip(action(method, &path))
-                    .map(|(scope, action)| Access::Scope(scope, action)),
+                    .map(|(scopes, action)| Access::Scopes(scopes, action)),
             };
             if let (Some(access), Some(method)) = (access, crate::gate::method(method)) {
                 table.entry(path).or_default().push(Route { method, access });
@@ -124,12 +141,23 @@ fn action(method: &str, path: &str) -> Option<Action> {
         ("GET", "slots") => Some(Action::Slots),
         ("GET", "keys") => Some(Action::List),
         ("POST", "keys") => Some(Action::Create),
+        ("POST", "import") => Some(Action::Import),
         ("GET", "{key_id}") => Some(Action::Get),
+        ("PATCH", "{key_id}") => Some(Action::Update),
         ("DELETE", "{key_id}") => Some(Action::Delete),
         ("POST", "encrypt") => Some(Action::Encrypt),
         ("POST", "decrypt") => Some(Action::Decrypt),
         ("POST", "sign") => Some(Action::Sign),
         ("POST", "verify") => Some(Action::Verify),
+        ("POST", "wrap") => Some(Action::Wrap),
+        ("POST", "derive") => Some(Action::Derive),
+        ("POST", "encapsulate") => Some(Action::Encapsulate),
+        ("POST", "decapsulate") => Some(Action::Decapsulate),
+        ("POST", "csr") => Some(Action::Csr),
+        ("POST", "random") => Some(Action::Random),
+        ("POST", "batch") => Some(Action::Batch),
+        ("GET", "mechanisms") => Some(Action::Mechanisms),
+        ("GET", "capabilities") => Some(Action::Capabilities),
         ("GET", "audit") => Some(Action::Audit),
         ("GET", "metrics") => Some(Action::Metrics),
         _ => None,

@@ -7,18 +7,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix_web::web;
-use hsm_core::pkcs11::Module;
-use hsm_core::uri::TokenSelector;
-use hsm_core::{Hsm, OpenError, Options, Stopped};
+use hsm_core::Stopped;
 use keymgmt::audit::{self, AuditLog, Sync};
-use keymgmt::{Hooks, KeyService};
+use keymgmt::{Hooks, KeyService, Tokens};
 
 use crate::app::{self, InFlight, Listeners, State};
 use crate::auth::Authenticator;
-use crate::config::{self, AuditSync, Config, Fault, VerifyAfterSign, is_loopback};
+use crate::config::{AuditSync, Config, Fault, is_loopback};
 use crate::metrics::Metrics;
 use crate::routes::{self, Routes};
-use crate::{embedded, problem, tls};
+use crate::{problem, tls, tokens};
 
 /// The exit code of a fault of the PIN (`EX_CONFIG`): a supervisor need not try again.
 pub const PIN_FAULT: u8 = 78;
@@ -49,10 +47,10 @@ pub struct Ready {
 }
 
 impl Ready {
-    /// Checks what the settings name, opens the token, and listens.
+    /// Checks what the settings name, opens the tokens, and listens.
     ///
     /// # Errors
-    /// Every fault that was found. The token is touched only if there is no other.
+    /// Every fault that was found. A module is loaded only if there is no other.
     pub fn prepare(config: &Config, main: Result<std::net::TcpListener, String>) -> Result<Ready, Vec<Fault>> {
         let mut faults = Vec::new();
         let main = main
@@ -81,24 +79,18 @@ impl Ready {
                 .map(|made| audit = Some(made))
                 .map_err(|fault| vec![fault]),
         );
-        let selector = selector(config);
-        if let Err(fault) = &selector {
-            faults.push(fault.clone());
-        }
-        faults.extend(missing_module(config));
+        faults.extend(tokens::faults_before_loading(config));
         let (Some(main), Some(authenticator), Some(audit), true) = (main, authenticator, audit, faults.is_empty())
         else {
             return Err(faults);
         };
-        let hsm = load_module(config)
-            .and_then(|module| open_token(config, module))
-            .map_err(|fault| vec![fault])?;
+        let tokens = tokens::open_all(config)?;
         let listeners = Listeners {
             main,
             tls,
             metrics: metrics_listener,
         };
-        let state = state(config, hsm, audit, authenticator).map_err(|fault| vec![fault])?;
+        let state = state(config, tokens, audit, authenticator).map_err(|fault| vec![fault])?;
         Ok(Ready {
             state: web::Data::new(state),
             listeners,
@@ -135,7 +127,7 @@ impl Ready {
             }
         };
         let left = deadline.saturating_duration_since(Instant::now());
-        let stopped = service.hsm().stop(left.max(CLOSING));
+        let stopped = service.tokens().stop(left.max(CLOSING));
         service.audit().close();
         match stopped {
             Stopped::Clean => {
@@ -151,7 +143,7 @@ impl Ready {
     }
 }
 
-fn state(config: &Config, hsm: Hsm, audit: AuditLog, authenticator: Authenticator) -> Result<State, Fault> {
+fn state(config: &Config, tokens: Tokens, audit: AuditLog, authenticator: Authenticator) -> Result<State, Fault> {
     let document = routes::openapi().map_err(|error| Fault::new(error.to_string()))?;
     let openapi = document.to_json().map_err(|error| Fault::new(error.to_string()))?;
     let metrics = Arc::new(Metrics::default());
@@ -162,7 +154,7 @@ fn state(config: &Config, hsm: Hsm, audit: AuditLog, authenticator: Authenticato
     let open_metrics = is_loopback(config.server.listen) && !config.server.behind_proxy;
     Ok(State {
         service: KeyService::new(
-            hsm,
+            tokens,
             audit,
             Hooks {
                 describe: problem::describe,
@@ -231,68 +223,4 @@ fn open_audit(config: &Config) -> Result<AuditLog, Fault> {
         };
         Fault::of("audit.path", format!("HSM_AUDIT__PATH: {error}{hint}"))
     })
-}
-
-fn selector(config: &Config) -> Result<TokenSelector, Fault> {
-    let Some(text) = &config.token_label else {
-        return Ok(TokenSelector::default());
-    };
-    TokenSelector::parse(text).map_err(|error| Fault::of("token_label", format!("HSM_TOKEN_LABEL: {error}")))
-}
-
-/// That the module's file is not there can be said without loading it.
-fn missing_module(config: &Config) -> Option<Fault> {
-    match &config.library_path {
-        Some(config::Module::File(path)) if !path.exists() => load_module(config).err(),
-        _ => None,
-    }
-}
-
-/// Loads the module.
-///
-/// # Errors
-/// One line that names the setting.
-pub fn load_module(config: &Config) -> Result<Module, Fault> {
-    let init_args = config.init_args.as_deref();
-    match &config.library_path {
-        Some(config::Module::File(path)) => Module::load(path, init_args)
-            .map_err(|error| Fault::of("library_path", format!("HSM_LIBRARY_PATH: {error}"))),
-        Some(config::Module::Embedded) => embedded::load(config),
-        None => Err(Fault::of("library_path", "HSM_LIBRARY_PATH: must be set")),
-    }
-}
-
-/// Opens the token: finds it, and logs in once.
-///
-/// # Errors
-/// One line that names the setting.
-pub fn open_token(config: &Config, module: Module) -> Result<Hsm, Fault> {
-    let limits = &config.limits;
-    let options = Options {
-        token: selector(config)?,
-        pin: config.pin.clone(),
-        timeout: config.hsm_timeout(),
-        keygen_timeout: config.keygen_timeout(),
-        max_sessions: Some(config.max_sessions()),
-        queue: usize::try_from(limits.queue).unwrap_or(usize::MAX),
-        verify_after_sign: match config.verify_after_sign {
-            VerifyAfterSign::Rsa => hsm_core::VerifyAfterSign::Rsa,
-            VerifyAfterSign::All => hsm_core::VerifyAfterSign::All,
-            VerifyAfterSign::None => hsm_core::VerifyAfterSign::None,
-        },
-        legacy_algorithms: config.legacy_algorithms,
-    };
-    let hsm = Hsm::open(module, options).map_err(|error| match error {
-        OpenError::Pin(text) => Fault::of("pin", format!("HSM_PIN: {text}")),
-        error @ (OpenError::TokenNotFound { .. } | OpenError::SeveralTokens(_)) => {
-            Fault::of("token_label", format!("HSM_TOKEN_LABEL: {error}"))
-        }
-        OpenError::Failed(text) => Fault::of("library_path", format!("HSM_LIBRARY_PATH: the module failed: {text}")),
-    })?;
-    if hsm.status().login == hsm_core::Login::NoPin {
-        tracing::warn!(
-            "no PIN is configured: what needs a login to the token is answered 503; set HSM_PIN or HSM_PIN_FILE"
-        );
-    }
-    Ok(hsm)
 }

@@ -4,6 +4,8 @@
 pub mod audit;
 pub mod key_id;
 pub mod service;
+pub mod tokens;
 
 pub use key_id::KeyId;
 pub use service::{Action, Caller, Error, Hooks, KeyService, Result};
+pub use tokens::{Further, Tokens};

@@ -4,7 +4,14 @@
     reason = "a test may stop at the first thing that is not as expected"
 )]
 
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use proptest::prelude::*;
+
+use super::point::point_bytes;
+use super::public_key::rsa_from_numbers;
 use super::*;
+use crate::key::{HsmKeyId, Label, ParameterSet, PublicKey};
 
 /// Public keys that OpenSSL wrote.
 const PEMS: [&str; 4] = [
@@ -190,9 +197,224 @@ fn points_are_taken_wrapped_and_bare() {
         }
         assert_eq!(point_from_attribute(&[], *curve), None);
     }
-    // RFC 5480 §2.2: a compressed point.
-    let compressed = [vec![0x02], vec![1; 32]].concat();
-    assert_eq!(point_from_attribute(&tlv(OCTET_STRING, &compressed), Curve::P256), None);
+}
+
+#[test]
+fn compressed_points_are_written_out() {
+    // RFC 5480 §2.2; SEC 1 §2.3.3: the sign of y is in the first byte.
+    for pem in &PEMS[1..3] {
+        let Some(PublicKey::Curve { curve, point }) = public_key_from_pem(pem) else {
+            unreachable!("both are on curves")
+        };
+        let odd = point[point.len() - 1] & 1;
+        let compressed = [&[2 + odd], &point[1..=curve.field_bytes()]].concat();
+        for value in [compressed.clone(), tlv(OCTET_STRING, &compressed)] {
+            assert_eq!(point_from_attribute(&value, curve), Some(point.clone()));
+        }
+        let written = PublicKey::Curve {
+            curve,
+            point: compressed.clone(),
+        };
+        let read = public_key_from_der(&public_key_der(&written));
+        assert_eq!(read, Some(PublicKey::Curve { curve, point }));
+        for wrong in [
+            &compressed[1..],
+            &[&[5], &compressed[1..]].concat(),
+            &vec![0xff; compressed.len()],
+        ] {
+            assert_eq!(point_from_attribute(&tlv(OCTET_STRING, wrong), curve), None);
+        }
+        // No point of the curve has this x.
+        let beyond = [vec![2], vec![0xff; curve.field_bytes()]].concat();
+        assert_eq!(point_from_attribute(&beyond, curve), None);
+    }
+}
+
+#[test]
+fn keys_after_quantum_computers_have_an_encoding_each() {
+    let mut seen = std::collections::HashSet::new();
+    for parameter_set in ParameterSet::ALL.iter().copied() {
+        let key = PublicKey::PostQuantum {
+            parameter_set,
+            key: vec![7; parameter_set.public_key_bytes()],
+        };
+        let der = public_key_der(&key);
+        assert!(seen.insert(der[..24.min(der.len())].to_vec()), "{parameter_set}");
+        assert_eq!(public_key_from_der(&der).as_ref(), Some(&key), "{parameter_set}");
+        assert_eq!(public_key_from_pem(&public_key_pem(&key)).as_ref(), Some(&key));
+        assert_eq!(public_key_from_der(&der[..der.len() - 1]), None);
+        let short = PublicKey::PostQuantum {
+            parameter_set,
+            key: vec![7; parameter_set.public_key_bytes() - 1],
+        };
+        assert_eq!(public_key_from_der(&public_key_der(&short)), None);
+        assert_eq!(check_point(&key), Ok(()));
+
+        let jwk = jwk(&key);
+        assert_eq!((jwk.kty, jwk.alg, jwk.crv), ("AKP", Some(parameter_set.name()), None));
+        let public = URL_SAFE_NO_PAD.decode(jwk.public.unwrap()).unwrap();
+        assert_eq!(public, vec![7; parameter_set.public_key_bytes()]);
+    }
+    // RFC 9881 §2 gives ML-DSA-44 this identifier, RFC 9935 §3 ML-KEM-1024 the other.
+    for (set, oid) in [
+        (ParameterSet::MlDsa44, "2.16.840.1.101.3.4.3.17"),
+        (ParameterSet::SlhDsaShakeF256, "2.16.840.1.101.3.4.3.31"),
+        (ParameterSet::MlKem1024, "2.16.840.1.101.3.4.4.3"),
+    ] {
+        let key = PublicKey::PostQuantum {
+            parameter_set: set,
+            key: vec![1; set.public_key_bytes()],
+        };
+        let oid = der::asn1::ObjectIdentifier::new_unwrap(oid);
+        let der = public_key_der(&key);
+        let written = tlv(SEQUENCE, &tlv(0x06, oid.as_bytes()));
+        assert!(der.windows(written.len()).any(|window| window == written), "{set}");
+    }
+}
+
+#[test]
+fn parameters_where_none_belong_are_refused() {
+    let ed = public_key_der(&public_key_from_pem(PEMS[3]).unwrap());
+    // SEQUENCE { OID }, with a NULL put in.
+    let with_null = tlv(SEQUENCE, &[&hex("3007 06032b6571 0500"), &ed[9..]].concat());
+    assert_eq!(public_key_from_der(&with_null), None);
+    let rsa = public_key_der(&public_key_from_pem(PEMS[0]).unwrap());
+    let without_null = tlv(SEQUENCE, &[&hex("300b 06092a864886f70d010101"), &rsa[19..]].concat());
+    assert_eq!(public_key_from_der(&without_null), None);
+    let with_null = tlv(
+        SEQUENCE,
+        &[&hex("300d 06092a864886f70d010101 0500"), &rsa[19..]].concat(),
+    );
+    assert_eq!(with_null, rsa);
+}
+
+#[test]
+fn a_certificate_gives_its_key() {
+    let certificates = [
+        (
+            include_str!("../material/test_keys/ed25519.crt.pem"),
+            include_str!("../material/test_keys/ed25519.pub.pem"),
+        ),
+        (
+            include_str!("../material/test_keys/p256.crt.pem"),
+            include_str!("../material/test_keys/p256.pub.pem"),
+        ),
+    ];
+    for (certificate, key) in certificates {
+        let (_, der) = der::pem::decode_vec(certificate.as_bytes()).unwrap();
+        let found = public_key_from_certificate(&der).unwrap();
+        assert_eq!(public_key_pem(&found), key);
+        for length in 0..der.len() {
+            assert_eq!(public_key_from_certificate(&der[..length]), None);
+        }
+        assert_eq!(public_key_from_certificate(&[&der[..], &[0]].concat()), None);
+        assert_eq!(public_key_from_certificate(&public_key_der(&found)), None);
+    }
+}
+
+#[test]
+fn text_is_pem_or_base64_and_its_point_is_checked() {
+    for pem in PEMS {
+        let key = public_key_from_pem(pem).unwrap();
+        let base64 = STANDARD.encode(public_key_der(&key));
+        for text in [pem, &base64] {
+            assert_eq!(public_key_from_text(text).as_ref(), Ok(&key));
+        }
+        for wrong in [
+            &base64[1..],
+            &format!("{base64}\n"),
+            &format!("x{pem}"),
+            &format!("{pem}x"),
+            "",
+        ] {
+            assert!(public_key_from_text(wrong).is_err_and(|why| why.to_string().starts_with("public_key: ")));
+        }
+    }
+    for (curve, point) in [
+        (Curve::P256, vec![4; 65]),
+        (Curve::P384, vec![4; 97]),
+        (Curve::P521, vec![4; 133]),
+        (Curve::Secp256k1, vec![4; 65]),
+        (Curve::Ed25519, vec![0; 32]),
+        (Curve::Ed448, vec![0; 57]),
+    ] {
+        let key = PublicKey::Curve { curve, point };
+        assert!(check_point(&key).is_err());
+        assert!(public_key_from_text(&public_key_pem(&key)).is_err(), "{curve}");
+    }
+}
+
+fn curves() -> impl Strategy<Value = Curve> {
+    proptest::sample::select(Curve::ALL)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn signatures_have_one_encoding_each(
+        curve in curves(),
+        bytes in proptest::collection::vec(any::<u8>(), 132),
+        zeros in 0_usize..70,
+    ) {
+        let mut fixed = bytes[..2 * curve.field_bytes()].to_vec();
+        let small = zeros.min(curve.field_bytes() - 1);
+        fixed[..small].fill(0);
+        let half = curve.field_bytes();
+        prop_assume!(fixed[..half].iter().any(|b| *b != 0) && fixed[half..].iter().any(|b| *b != 0));
+        let der = ecdsa_to_der(&fixed, curve).unwrap();
+        prop_assert_eq!(ecdsa_from_der(&der, curve), Some(fixed));
+    }
+
+    #[test]
+    fn what_is_read_as_a_signature_is_written_to_the_byte(
+        curve in curves(),
+        r in proptest::collection::vec(any::<u8>(), 0..70),
+        s in proptest::collection::vec(any::<u8>(), 0..70),
+        place in any::<proptest::sample::Index>(),
+        byte in any::<u8>(),
+    ) {
+        let mut der = tlv(SEQUENCE, &[tlv(INTEGER, &r), tlv(INTEGER, &s)].concat());
+        *place.get_mut(&mut der) = byte;
+        if let Some(fixed) = ecdsa_from_der(&der, curve) {
+            prop_assert_eq!(ecdsa_to_der(&fixed, curve), Some(der));
+        }
+    }
+
+    #[test]
+    fn public_keys_are_read_as_they_were_written(
+        modulus in proptest::collection::vec(any::<u8>(), 1..300),
+        exponent in proptest::collection::vec(any::<u8>(), 1..5),
+        curve in curves(),
+        point in proptest::collection::vec(any::<u8>(), 133),
+    ) {
+        if let Some(key) = rsa_from_numbers(&modulus, &exponent) {
+            prop_assert_eq!(public_key_from_der(&public_key_der(&key)), Some(key));
+        }
+        let mut point = point[..point_bytes(curve)].to_vec();
+        point[0] = 4;
+        let key = PublicKey::Curve { curve, point };
+        prop_assert_eq!(public_key_from_der(&public_key_der(&key)), Some(key));
+    }
+
+    #[test]
+    fn key_ids_are_read_as_they_were_written(
+        id in proptest::collection::vec(any::<u8>(), 1..=255),
+        token in proptest::option::of("[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}"),
+    ) {
+        let token = token.map(|token| crate::key::TokenName::parse(&token).unwrap());
+        let id = HsmKeyId::on(token.as_ref(), &id).unwrap();
+        prop_assert_eq!(HsmKeyId::parse(&id.to_string()).unwrap(), id);
+    }
+
+    #[test]
+    fn labels_are_texts_of_1_to_255_bytes_without_control_characters(text in ".{0,300}|\\PC{0,80}") {
+        let right = (1..=255).contains(&text.len()) && !text.chars().any(char::is_control);
+        prop_assert_eq!(Label::parse(&text).is_ok(), right);
+        if let Ok(label) = Label::parse(&text) {
+            prop_assert_eq!(label.as_str(), text);
+        }
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Keys as values: ids, types, sizes, usages, labels, and what is told of a key.
 
-#[macro_use]
-mod names;
+mod material;
+mod parameter_set;
 mod spec;
 mod usage;
 
@@ -9,14 +9,40 @@ use std::fmt;
 
 use crate::error::{Error, Result};
 
-pub use spec::{KeySpec, parameter_sets};
+pub use material::{Material, RsaPrivate};
+pub use parameter_set::ParameterSet;
+pub use spec::KeySpec;
 pub use usage::{Usage, Usages};
 
 /// The id of a key on a token: `hsm:<CKA_ID in hex>`, or `hsm:<token>:<hex>` on a further token.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct HsmKeyId {
-    token: Option<Box<str>>,
+    token: Option<TokenName>,
     id: Box<[u8]>,
+}
+
+/// The name of a further token: 1 to 64 of `A-Z a-z 0-9 . _ -`, not beginning with a dot.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TokenName(Box<str>);
+
+impl TokenName {
+    /// Reads a name; `None` if it may not be one.
+    pub fn parse(text: &str) -> Option<TokenName> {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+        let fits = (1..=64).contains(&text.len()) && !text.starts_with('.') && text.bytes().all(allowed);
+        fits.then(|| TokenName(text.into()))
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for TokenName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
 }
 
 impl HsmKeyId {
@@ -27,9 +53,14 @@ impl HsmKeyId {
 
     /// The id of the key with this CKA_ID on the default token; `None` unless it has 1 to 255 bytes.
     pub fn from_bytes(id: &[u8]) -> Option<HsmKeyId> {
+        HsmKeyId::on(None, id)
+    }
+
+    /// The id of the key with this CKA_ID on the token of this name; `None` unless it has 1 to 255 bytes.
+    pub fn on(token: Option<&TokenName>, id: &[u8]) -> Option<HsmKeyId> {
         let fits = (1..=Self::MAX_BYTES).contains(&id.len());
         fits.then(|| HsmKeyId {
-            token: None,
+            token: token.cloned(),
             id: id.into(),
         })
     }
@@ -49,8 +80,10 @@ impl HsmKeyId {
             .ok_or_else(|| invalid("it does not begin with `hsm:`"))?;
         let (token, hex) = match rest.rsplit_once(':') {
             None => (None, rest),
-            Some((token, hex)) if is_name(token) => (Some(token.into()), hex),
-            Some(_) => return Err(invalid("what stands between the colons names no token")),
+            Some((token, hex)) => {
+                let wrong = || invalid("what stands between the colons names no token");
+                (Some(TokenName::parse(token).ok_or_else(wrong)?), hex)
+            }
         };
         if hex.is_empty() {
             return Err(invalid("it has no digits"));
@@ -76,8 +109,8 @@ impl HsmKeyId {
     }
 
     /// The name of the further token that the id speaks of; `None` for the default token.
-    pub fn token(&self) -> Option<&str> {
-        self.token.as_deref()
+    pub fn token(&self) -> Option<&TokenName> {
+        self.token.as_ref()
     }
 }
 
@@ -100,14 +133,6 @@ impl fmt::Debug for HsmKeyId {
 fn nibble(digit: u8) -> Option<u8> {
     let value = char::from(digit).to_digit(16)?;
     u8::try_from(value).ok()
-}
-
-fn is_name(text: &str) -> bool {
-    (1..=64).contains(&text.len())
-        && !text.starts_with('.')
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
 }
 
 names! {
@@ -223,6 +248,17 @@ impl NewKey {
     }
 }
 
+/// What a new key is given, however it comes to be; in any case it is a token object, private, and sensitive.
+#[derive(Clone, Debug)]
+pub struct KeyAttributes {
+    /// The label, which no other key of the token may have.
+    pub label: Label,
+    /// Whether the key may leave the token wrapped (CKA_EXTRACTABLE).
+    pub extractable: bool,
+    /// Exactly what the key may be used for.
+    pub usages: Usages,
+}
+
 /// How large a key is, in the terms of its type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeySize {
@@ -231,7 +267,7 @@ pub enum KeySize {
     /// The curve.
     Curve(Curve),
     /// The parameter set.
-    ParameterSet(&'static str),
+    ParameterSet(ParameterSet),
     /// The token does not tell, or it is a curve that the gateway does not know.
     Unknown,
 }
@@ -253,6 +289,33 @@ pub enum PublicKey {
         /// The point.
         point: Vec<u8>,
     },
+    /// A post-quantum key, encoded as FIPS 203, 204 or 205 says.
+    PostQuantum {
+        /// The parameter set.
+        parameter_set: ParameterSet,
+        /// The encoded key.
+        key: Vec<u8>,
+    },
+}
+
+impl PublicKey {
+    /// The type of the key.
+    pub const fn key_type(&self) -> KeyType {
+        match self {
+            PublicKey::Rsa { .. } => KeyType::Rsa,
+            PublicKey::Curve { curve, .. } => curve.key_type(),
+            PublicKey::PostQuantum { parameter_set, .. } => parameter_set.key_type(),
+        }
+    }
+
+    /// How large the key is.
+    pub fn size(&self) -> KeySize {
+        match self {
+            PublicKey::Rsa { modulus, .. } => KeySize::Bits(crate::encoding::bit_length(modulus)),
+            PublicKey::Curve { curve, .. } => KeySize::Curve(*curve),
+            PublicKey::PostQuantum { parameter_set, .. } => KeySize::ParameterSet(*parameter_set),
+        }
+    }
 }
 
 /// What is told of a key on the token. A key pair is one key.

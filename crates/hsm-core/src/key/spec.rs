@@ -1,6 +1,8 @@
 //! What kind of key to make, and how large.
 
-use super::{Curve, KeyType};
+use std::ops::RangeInclusive;
+
+use super::{Curve, KeySize, KeyType, ParameterSet};
 use crate::error::{Error, Result};
 
 /// What kind of key to make, and how large.
@@ -24,12 +26,7 @@ pub enum KeySpec {
         bits: u32,
     },
     /// A post-quantum pair.
-    PostQuantum {
-        /// ML-DSA, ML-KEM or SLH-DSA.
-        key_type: KeyType,
-        /// The parameter set, as FIPS 203 to 205 name it.
-        parameter_set: &'static str,
-    },
+    PostQuantum(ParameterSet),
 }
 
 impl KeySpec {
@@ -37,6 +34,9 @@ impl KeySpec {
     pub const RSA_BITS: &'static [u32] = &[2048, 3072, 4096];
     /// The AES sizes in bits.
     pub const AES_BITS: &'static [u32] = &[128, 192, 256];
+
+    /// The HMAC key sizes in bits; multiples of 8 alone.
+    pub const HMAC_BITS: RangeInclusive<u32> = 256..=512;
 
     /// Puts together what a request says of type and size.
     ///
@@ -78,7 +78,7 @@ impl KeySpec {
             KeyType::Hmac => {
                 sized_by(true, false, false)?;
                 let bits = key_size.unwrap_or(256);
-                if !(256..=512).contains(&bits) || !bits.is_multiple_of(8) {
+                if !Self::HMAC_BITS.contains(&bits) || !bits.is_multiple_of(8) {
                     return Err(Error::invalid("key_size", "256 to 512 bits, a multiple of 8"));
                 }
                 Ok(KeySpec::Hmac { bits })
@@ -93,15 +93,12 @@ impl KeySpec {
             }
             KeyType::MlDsa | KeyType::MlKem | KeyType::SlhDsa => {
                 sized_by(false, false, true)?;
-                let sets = parameter_sets(key_type);
-                let found = sets.iter().copied().find(|set| parameter_set == Some(set));
-                let parameter_set = found.ok_or_else(|| {
-                    Error::invalid("parameter_set", format!("one of {}", listed(sets.iter().copied())))
-                })?;
-                Ok(KeySpec::PostQuantum {
-                    key_type,
-                    parameter_set,
-                })
+                let found = parameter_set.and_then(ParameterSet::parse);
+                let known = || listed(ParameterSet::of(key_type).map(ParameterSet::name));
+                found
+                    .filter(|set| set.key_type() == key_type)
+                    .map(KeySpec::PostQuantum)
+                    .ok_or_else(|| Error::invalid("parameter_set", format!("one of {}", known())))
             }
         }
     }
@@ -113,31 +110,17 @@ impl KeySpec {
             KeySpec::Aes { .. } => KeyType::Aes,
             KeySpec::Curve(curve) => curve.key_type(),
             KeySpec::Hmac { .. } => KeyType::Hmac,
-            KeySpec::PostQuantum { key_type, .. } => key_type,
+            KeySpec::PostQuantum(parameter_set) => parameter_set.key_type(),
         }
     }
-}
 
-/// The parameter sets of a post-quantum key type (FIPS 203, 204, 205); none for others.
-pub const fn parameter_sets(key_type: KeyType) -> &'static [&'static str] {
-    match key_type {
-        KeyType::MlDsa => &["ML-DSA-44", "ML-DSA-65", "ML-DSA-87"],
-        KeyType::MlKem => &["ML-KEM-512", "ML-KEM-768", "ML-KEM-1024"],
-        KeyType::SlhDsa => &[
-            "SLH-DSA-SHA2-128s",
-            "SLH-DSA-SHA2-128f",
-            "SLH-DSA-SHA2-192s",
-            "SLH-DSA-SHA2-192f",
-            "SLH-DSA-SHA2-256s",
-            "SLH-DSA-SHA2-256f",
-            "SLH-DSA-SHAKE-128s",
-            "SLH-DSA-SHAKE-128f",
-            "SLH-DSA-SHAKE-192s",
-            "SLH-DSA-SHAKE-192f",
-            "SLH-DSA-SHAKE-256s",
-            "SLH-DSA-SHAKE-256f",
-        ],
-        KeyType::Rsa | KeyType::Aes | KeyType::Ec | KeyType::Ed | KeyType::Hmac => &[],
+    /// How large the key is.
+    pub const fn size(self) -> KeySize {
+        match self {
+            KeySpec::Rsa { bits } | KeySpec::Aes { bits } | KeySpec::Hmac { bits } => KeySize::Bits(bits),
+            KeySpec::Curve(curve) => KeySize::Curve(curve),
+            KeySpec::PostQuantum(parameter_set) => KeySize::ParameterSet(parameter_set),
+        }
     }
 }
 

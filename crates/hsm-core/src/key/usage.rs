@@ -86,6 +86,12 @@ impl Usages {
         }
     }
 
+    /// What a public key of `key_type` can be used for without its private half.
+    pub const fn of_public_half(key_type: KeyType) -> Usages {
+        use Usage as U;
+        Usages::possible(key_type).intersection(Usages::of(&[U::Encrypt, U::Verify, U::Wrap, U::Encapsulate]))
+    }
+
     /// What a new key of `key_type` is for when its creator does not say.
     pub const fn default_for(key_type: KeyType) -> Usages {
         use Usage as U;

@@ -2,26 +2,30 @@
 
 use super::BLOCK;
 use super::request::MessageType;
-use crate::algorithm::{Algorithm, Hash, MechanismId, Scheme};
-use crate::backend::{Handle, Mechanism, MechanismInfo, Outcome};
+use crate::algorithm::{Algorithm, Hash, MechanismId, Operation, Scheme};
+use crate::backend::{Handle, Mechanism, Outcome, Used};
 use crate::encoding;
 use crate::error::{Ckr, During, Error, Failure, Result};
 use crate::index::Key;
-use crate::key::{Curve, KeySize};
+use crate::key::{Curve, KeySize, KeyType};
 use crate::shared::Shared;
 use crate::software::Message;
 
-pub(super) fn listed(shared: &Shared, mechanism: MechanismId, does: impl Fn(&MechanismInfo) -> bool) -> Result<()> {
-    let has = shared
-        .link
-        .mechanisms()
+/// That the token has the mechanism for the operation.
+pub(crate) fn listed(shared: &Shared, mechanism: MechanismId, operation: Operation) -> Result<()> {
+    let mechanisms = shared.link.mechanisms();
+    if mechanisms
         .iter()
-        .any(|info| info.id == mechanism && does(info));
-    if has { Ok(()) } else { Err(no_mechanism(mechanism)) }
+        .any(|info| info.id == mechanism && info.does(operation))
+    {
+        Ok(())
+    } else {
+        Err(no_mechanism(mechanism))
+    }
 }
 
-pub(super) fn no_mechanism(mechanism: MechanismId) -> Error {
-    Error::NotSupported(format!("this token has no {mechanism}"))
+pub(crate) fn no_mechanism(mechanism: MechanismId) -> Error {
+    Error::NotSupported(format!("this token has no {mechanism}").into())
 }
 
 /// The mechanism that signs or verifies: the one that hashes too where the token has it and gets the data, else the bare one.
@@ -30,18 +34,19 @@ pub(super) fn signing_mechanism(
     key: &Key,
     algorithm: Algorithm,
     message_type: MessageType,
-    does: impl Fn(&MechanismInfo) -> bool,
+    context: &[u8],
+    operation: Operation,
 ) -> Result<Mechanism> {
     let row = algorithm.row();
     let native = if message_type == MessageType::Raw {
-        listed(shared, row.native, &does)
+        listed(shared, row.native, operation)
     } else {
         Err(no_mechanism(row.native))
     };
     let hashed_here = match (&native, row.bare) {
         (Ok(()), _) => false,
         (Err(_), Some(bare)) => {
-            listed(shared, bare, &does)?;
+            listed(shared, bare, operation)?;
             true
         }
         (Err(error), None) => return Err(error.clone()),
@@ -56,7 +61,27 @@ pub(super) fn signing_mechanism(
         },
         Scheme::Hmac(hash) => Mechanism::Hmac(hash),
         Scheme::Cmac => Mechanism::AesCmac,
-        Scheme::Gcm | Scheme::Ctr | Scheme::Cbc | Scheme::Oaep(_) | Scheme::PostQuantum => {
+        Scheme::PostQuantum if row.key_type == KeyType::SlhDsa => Mechanism::SlhDsa {
+            context: context.to_vec(),
+        },
+        Scheme::PostQuantum => Mechanism::MlDsa {
+            context: context.to_vec(),
+        },
+        Scheme::HashMlDsa(hash) => Mechanism::HashMlDsa {
+            hash,
+            context: context.to_vec(),
+        },
+        Scheme::Gcm
+        | Scheme::Ccm
+        | Scheme::Ctr
+        | Scheme::Cbc
+        | Scheme::Oaep(_)
+        | Scheme::Kw
+        | Scheme::Kwp
+        | Scheme::RsaAesKeyWrap
+        | Scheme::Ecdh
+        | Scheme::Hkdf(_)
+        | Scheme::Kem => {
             return Err(Error::Internal(format!("{} does not sign", row.name)));
         }
     })
@@ -101,13 +126,28 @@ pub(super) fn has_right_length(key: &Key, algorithm: Algorithm, length: usize) -
         (Scheme::Cmac, _) => Some(BLOCK),
         (Scheme::Pkcs1(_) | Scheme::Pss(_), KeySize::Bits(bits)) => Some(bits.div_ceil(8) as usize),
         (Scheme::Ecdsa(_) | Scheme::EdDsa, KeySize::Curve(curve)) => Some(2 * curve.field_bytes()),
+        (Scheme::PostQuantum | Scheme::HashMlDsa(_), KeySize::ParameterSet(set)) => Some(set.output_bytes()),
         _ => None,
     };
     expected.is_none_or(|expected| expected == length)
 }
 
-pub(super) fn private(key: &Key) -> Outcome<Handle> {
-    key.private().ok_or_else(|| no_half("private"))
+/// The private half, with the PIN if it asks for that at each use.
+pub(super) fn private<'a>(shared: &'a Shared, key: &Key) -> Outcome<Used<'a>> {
+    let handle = key.private().ok_or_else(|| no_half("private"))?;
+    if !key.always_authenticate {
+        return Ok(Used::freely(handle));
+    }
+    let pin = shared.link.context_pin().map_err(|error| Failure {
+        function: "C_Login",
+        during: During::Other,
+        rv: Some(Ckr::UserNotLoggedIn),
+        detail: error.to_string(),
+    })?;
+    Ok(Used {
+        handle,
+        login: Some(pin),
+    })
 }
 
 pub(super) fn public(key: &Key) -> Outcome<Handle> {
@@ -115,7 +155,7 @@ pub(super) fn public(key: &Key) -> Outcome<Handle> {
 }
 
 /// The key lost a half between the check and the use.
-pub(super) fn no_half(half: &str) -> Failure {
+pub(crate) fn no_half(half: &str) -> Failure {
     Failure {
         function: "C_FindObjects",
         during: During::Other,

@@ -1,9 +1,10 @@
-//! Encrypt, decrypt, sign, verify: what a request asks of a key is checked first, then planned as one call of the token, or
+//! Encrypt, decrypt, sign, verify, wrap: what a request asks of a key is checked first, then planned as one call of the token, or
 //! as what is done beside it where the token lacks the mechanism and no secret is needed.
 
 mod check;
 mod mechanism;
 mod request;
+mod wrap;
 
 use std::sync::Arc;
 
@@ -14,18 +15,22 @@ use crate::backend::Mechanism;
 use crate::encoding;
 use crate::error::{Error, Result};
 use crate::index::Key;
-use crate::key::{Curve, KeySize, KeyType, Usage};
+use crate::key::{KeySize, KeyType, Usage};
 use crate::oaep;
 use crate::quirks;
 use crate::shared::{Shared, VerifyAfterSign};
 use crate::worker::Worker;
 
-pub use request::{Choice, Decrypt, Encrypt, Encrypted, MessageType, Sign, SignatureFormat, Signed, Verify};
-
-use check::{Chosen, check_signing, choose, fits_oaep, given, permit, refuse_aad};
-use mechanism::{
-    has_right_length, key_curve, listed, message, no_mechanism, private, public, signing_input, signing_mechanism,
+pub use request::{
+    Choice, Decrypt, Encrypt, Encrypted, MessageType, Sign, SignatureFormat, Signed, Verify, Wrap, Wrapped,
 };
+
+pub(crate) use check::{chosen, permit};
+pub(crate) use mechanism::{listed, no_half, no_mechanism};
+pub(crate) use wrap::{How, unwrapping};
+
+use check::{Chosen, check_signing, choose, fits_oaep, given, refuse_aad};
+use mechanism::{has_right_length, key_curve, message, private, public, signing_input, signing_mechanism};
 
 /// What is left to do of a request that has been checked.
 pub(crate) type Plan<T> = Box<dyn FnOnce(&mut Worker, Arc<Key>) -> Result<T> + Send>;
@@ -69,7 +74,7 @@ pub(crate) fn encrypt(shared: &Shared, key: &Key, request: Encrypt) -> Result<Pl
             Ok(Box::new(move |worker, key| encrypt_oaep(worker, &key, hash, &data)))
         }
         Chosen::Algorithm(algorithm) => {
-            listed(shared, algorithm.row().native, |info| info.encrypt)?;
+            listed(shared, algorithm.row().native, Operation::Encrypt)?;
             Ok(Box::new(move |worker, key| {
                 encrypt_aes(worker, &key, algorithm, &data, aad.unwrap_or_default())
             }))
@@ -88,10 +93,10 @@ pub(crate) fn decrypt(shared: &Shared, key: &Key, request: Decrypt) -> Result<Pl
     } = request;
     let chosen = choose(shared, key, &algorithm, Operation::Decrypt)?;
     permit(shared, key, Usage::Decrypt)?;
+    may_log_in(shared, key)?;
     refuse_aad(&chosen, aad.as_deref())?;
     let (needs_iv, needs_tag) = match chosen {
-        Chosen::Algorithm(Algorithm::AesGcm) => (true, true),
-        Chosen::Algorithm(_) => (true, false),
+        Chosen::Algorithm(algorithm) => (true, algorithm.is_aead()),
         Chosen::Oaep(_) => (false, false),
     };
     let iv = given("iv", needs_iv, iv)?;
@@ -119,6 +124,10 @@ pub(crate) fn decrypt(shared: &Shared, key: &Key, request: Decrypt) -> Result<Pl
                     iv,
                     aad: aad.unwrap_or_default(),
                 },
+                Scheme::Ccm if iv.len() == GCM_IV && tag.len() == GCM_TAG => Mechanism::AesCcm {
+                    nonce: iv,
+                    aad: aad.unwrap_or_default(),
+                },
                 Scheme::Ctr => Mechanism::AesCtr {
                     counter: iv.try_into().map_err(|_| Error::DecryptionFailed)?,
                 },
@@ -130,7 +139,7 @@ pub(crate) fn decrypt(shared: &Shared, key: &Key, request: Decrypt) -> Result<Pl
                 _ => return Err(Error::DecryptionFailed),
             };
             ciphertext.extend_from_slice(&tag);
-            listed(shared, algorithm.row().native, |info| info.decrypt)?;
+            listed(shared, algorithm.row().native, Operation::Decrypt)?;
             Ok(Box::new(move |worker, key| {
                 decrypted(worker, &key, &mechanism, &ciphertext)
             }))
@@ -140,7 +149,9 @@ pub(crate) fn decrypt(shared: &Shared, key: &Key, request: Decrypt) -> Result<Pl
 
 pub(crate) fn sign(shared: &Shared, key: &Key, request: Sign) -> Result<Plan<Signed>> {
     let (algorithm, format) = check_signing(shared, key, &request, Operation::Sign)?;
-    let mechanism = signing_mechanism(shared, key, algorithm, request.message_type, |info| info.sign)?;
+    may_log_in(shared, key)?;
+    let context = request.context.clone().unwrap_or_default();
+    let mechanism = signing_mechanism(shared, key, algorithm, request.message_type, &context, Operation::Sign)?;
     let check_after = match shared.options.verify_after_sign {
         VerifyAfterSign::Rsa => key.info.key_type == KeyType::Rsa,
         VerifyAfterSign::All => true,
@@ -149,12 +160,15 @@ pub(crate) fn sign(shared: &Shared, key: &Key, request: Sign) -> Result<Plan<Sig
     let Sign { data, message_type, .. } = request;
     Ok(Box::new(move |worker, key| {
         let input = signing_input(&mechanism, algorithm, message_type, &data);
-        let signature = worker.run_with_key(&key, |session, key| session.sign(&mechanism, private(key)?, &input))?;
+        let shared = worker.shared.clone();
+        let signature = worker.run_with_key(&key, |session, key| {
+            session.sign(&mechanism, private(&shared, key)?, &input)
+        })?;
         if !has_right_length(&key, algorithm, signature.len()) {
             return Err(wrong_length("signature"));
         }
         if check_after {
-            check_own_signature(worker, &key, algorithm, message_type, &data, &signature)?;
+            check_own_signature(worker, &key, algorithm, message_type, &context, &data, &signature)?;
         }
         let signature = match (format, key_curve(&key)) {
             (Some(SignatureFormat::Der), Some(curve)) => {
@@ -173,9 +187,15 @@ pub(crate) fn sign(shared: &Shared, key: &Key, request: Sign) -> Result<Plan<Sig
 pub(crate) fn verify(shared: &Shared, key: &Key, request: Verify) -> Result<Plan<bool>> {
     let (algorithm, format) = check_signing(shared, key, &request.signed, Operation::Verify)?;
     let Verify {
-        signed: Sign { data, message_type, .. },
+        signed: Sign {
+            data,
+            message_type,
+            context,
+            ..
+        },
         signature,
     } = request;
+    let context = context.unwrap_or_default();
     let signature = match (format, key_curve(key)) {
         (Some(SignatureFormat::Der), Some(curve)) => encoding::ecdsa_from_der(&signature, curve),
         _ => Some(signature).filter(|signature| has_right_length(key, algorithm, signature.len())),
@@ -185,12 +205,16 @@ pub(crate) fn verify(shared: &Shared, key: &Key, request: Verify) -> Result<Plan
     };
     let on_token = key
         .public()
-        .map(|_| signing_mechanism(shared, key, algorithm, message_type, |info| info.verify));
+        .map(|_| signing_mechanism(shared, key, algorithm, message_type, &context, Operation::Verify));
     match (on_token, key.prepared().is_some()) {
         (Some(Ok(mechanism)), _) => Ok(Box::new(move |worker, key| {
             let input = signing_input(&mechanism, algorithm, message_type, &data);
+            let token = worker.shared.link.token();
             worker.run_with_key(&key, |session, key| {
-                session.verify(&mechanism, public(key)?, &input, &signature)
+                match session.verify(&mechanism, public(key)?, &input, &signature) {
+                    Err(failure) if quirks::is_wrong_signature(&token, &mechanism, &failure) => Ok(false),
+                    verified => verified,
+                }
             })
         })),
         (_, true) => Ok(Box::new(move |_, key| match key.prepared() {
@@ -213,12 +237,19 @@ fn encrypt_aes(
 ) -> Result<Encrypted> {
     let shared = worker.shared.clone();
     let mut iv = [0; BLOCK];
-    let gcm = algorithm.scheme() == Scheme::Gcm;
-    let fresh = if gcm { iv.get_mut(..GCM_IV) } else { iv.get_mut(..) };
+    let fresh = if algorithm.is_aead() {
+        iv.get_mut(..GCM_IV)
+    } else {
+        iv.get_mut(..)
+    };
     shared.entropy.fill(worker, fresh.unwrap_or_default())?;
     let mut mechanism = match algorithm.scheme() {
         Scheme::Gcm => Mechanism::AesGcm {
             iv: iv.iter().copied().take(GCM_IV).collect(),
+            aad,
+        },
+        Scheme::Ccm => Mechanism::AesCcm {
+            nonce: iv.iter().copied().take(GCM_IV).collect(),
             aad,
         },
         Scheme::Ctr => Mechanism::AesCtr { counter: iv },
@@ -227,12 +258,18 @@ fn encrypt_aes(
     let mut ciphertext =
         worker.run_with_key(key, |session, key| session.encrypt(&mut mechanism, public(key)?, data))?;
     let (iv, tag) = match mechanism {
-        Mechanism::AesGcm { iv, .. } => {
+        Mechanism::AesGcm { iv, .. } | Mechanism::AesCcm { nonce: iv, .. } => {
             let length = ciphertext
                 .len()
                 .checked_sub(GCM_TAG)
                 .filter(|length| *length == data.len());
             let length = length.ok_or_else(|| wrong_length("ciphertext"))?;
+            // A device that was to make the IV itself and has not: the next one would be the same.
+            if iv.iter().all(|byte| *byte == 0) {
+                return Err(Error::Device(
+                    "the token encrypted with an IV of zeros; it was not given out".into(),
+                ));
+            }
             (iv, Some(ciphertext.split_off(length)))
         }
         Mechanism::AesCtr { .. } if ciphertext.len() != data.len() => return Err(wrong_length("ciphertext")),
@@ -249,8 +286,16 @@ fn encrypt_aes(
     })
 }
 
+/// That a key that asks for a login at each use can have it.
+fn may_log_in(shared: &Shared, key: &Key) -> Result<()> {
+    if key.always_authenticate {
+        shared.link.context_pin()?;
+    }
+    Ok(())
+}
+
 fn wrong_length(what: &str) -> Error {
-    Error::Device(format!("the token answered a {what} of a wrong length"))
+    Error::Device(format!("the token answered a {what} of a wrong length").into())
 }
 
 fn encrypt_oaep(worker: &mut Worker, key: &Arc<Key>, hash: Option<Hash>, data: &[u8]) -> Result<Encrypted> {
@@ -295,12 +340,9 @@ fn decrypted(
     let shared = worker.shared.clone();
     worker.run_with_key(key, |session, key| {
         let data = session
-            .decrypt(mechanism, private(key)?, ciphertext)
+            .decrypt(mechanism, private(&shared, key)?, ciphertext)
             .map(Zeroizing::new);
-        data.map_err(|failure| match mechanism {
-            Mechanism::RsaOaep(_) => quirks::of_rsa_decryption(&shared.link.token(), failure),
-            _ => failure,
-        })
+        data.map_err(|failure| quirks::of_decryption(&shared.link.token(), mechanism, failure))
     })
 }
 
@@ -309,20 +351,25 @@ fn check_own_signature(
     key: &Arc<Key>,
     algorithm: Algorithm,
     message_type: MessageType,
+    context: &[u8],
     data: &[u8],
     signature: &[u8],
 ) -> Result<()> {
-    let right = if let Some(prepared) = key.prepared() {
-        prepared.verify(algorithm.scheme(), message(message_type, data), signature)?
-    } else if algorithm.scheme() == Scheme::EdDsa && key.public().is_some() {
-        let mechanism = Mechanism::Eddsa {
-            ed448: key.info.size == KeySize::Curve(Curve::Ed448),
-        };
-        worker.run_with_key(key, |session, key| {
-            session.verify(&mechanism, public(key)?, data, signature)
-        })?
-    } else {
-        return Ok(());
+    let right = match (key.prepared(), key.public()) {
+        (Some(prepared), _) => prepared.verify(algorithm.scheme(), message(message_type, data), signature)?,
+        (None, Some(_)) if key.info.public_key.is_some() => {
+            // What is not verified here (Ed448, the post-quantum ones) is by the token.
+            let shared = worker.shared.clone();
+            let Ok(mechanism) = signing_mechanism(&shared, key, algorithm, message_type, context, Operation::Verify)
+            else {
+                return Ok(());
+            };
+            let input = signing_input(&mechanism, algorithm, message_type, data);
+            worker.run_with_key(key, |session, key| {
+                session.verify(&mechanism, public(key)?, &input, signature)
+            })?
+        }
+        _ => return Ok(()),
     };
     if right {
         Ok(())

@@ -40,7 +40,7 @@ pub struct Encrypt {
     pub algorithm: Choice,
     /// The plaintext.
     pub data: Zeroizing<Vec<u8>>,
-    /// Additional authenticated data, for AES-GCM.
+    /// Additional authenticated data, for AES-GCM and AES-CCM.
     pub aad: Option<Vec<u8>>,
 }
 
@@ -106,6 +106,8 @@ pub struct Sign {
     pub message_type: MessageType,
     /// How an ECDSA signature is written: DER if not said, r‖s if not said and the algorithm has a JOSE name.
     pub format: Option<SignatureFormat>,
+    /// The context of ML-DSA (FIPS 204 §5.2) and SLH-DSA (FIPS 205 §10.2), at most 255 bytes; empty if not said.
+    pub context: Option<Vec<u8>>,
 }
 
 /// A signature.
@@ -126,6 +128,26 @@ pub struct Verify {
     pub signed: Sign,
     /// The signature.
     pub signature: Vec<u8>,
+}
+
+/// A key to be wrapped.
+#[derive(Clone, Debug)]
+pub struct Wrap {
+    /// The key that it is wrapped under.
+    pub key: HsmKeyId,
+    /// The key that is to leave the token.
+    pub target: HsmKeyId,
+    /// How.
+    pub algorithm: Choice,
+}
+
+/// A wrapped key.
+#[derive(Clone, Debug)]
+pub struct Wrapped {
+    /// The algorithm that was used.
+    pub algorithm: Algorithm,
+    /// The wrapped key.
+    pub wrapped_key: Vec<u8>,
 }
 
 impl Encrypt {
@@ -169,6 +191,7 @@ impl Sign {
             data: Zeroizing::new(data.into()),
             message_type: MessageType::Raw,
             format: None,
+            context: None,
         }
     }
 }

@@ -30,6 +30,14 @@ pub(super) fn refused(function: &'static str, rv: Ckr) -> Failure {
     }
 }
 
+/// What a call of the module's own function answered.
+pub(super) fn answered(function: &'static str, rv: cryptoki_sys::CK_RV) -> Result<(), Failure> {
+    match number(rv) {
+        0 => Ok(()),
+        rv => Err(refused(function, Ckr::from_number(rv))),
+    }
+}
+
 /// A CK_ULONG, which has 32 bits on some systems.
 #[allow(clippy::useless_conversion, reason = "CK_ULONG is as wide as the system's long")]
 pub(super) fn number(ulong: std::ffi::c_ulong) -> u64 {
@@ -38,12 +46,14 @@ pub(super) fn number(ulong: std::ffi::c_ulong) -> u64 {
 
 fn during(function: &str) -> During {
     match function {
-        "C_EncryptInit" | "C_DecryptInit" | "C_SignInit" | "C_VerifyInit" => During::Start,
+        "C_EncryptInit" | "C_DecryptInit" | "C_SignInit" | "C_VerifyInit" | "C_EncapsulateKey" => During::Start,
+        "C_WrapKey" => During::Wrap,
         "C_Encrypt" => During::Encrypt,
         "C_Decrypt" => During::Decrypt,
         "C_Sign" => During::Sign,
         "C_Verify" => During::Verify,
-        "C_GenerateKey" | "C_GenerateKeyPair" | "C_CreateObject" => During::Create,
+        "C_GenerateKey" | "C_GenerateKeyPair" | "C_CreateObject" | "C_DeriveKey" | "C_DecapsulateKey" => During::Create,
+        "C_UnwrapKey" => During::Unwrap,
         "C_Login" => During::Login,
         _ => During::Other,
     }
@@ -66,6 +76,7 @@ functions! {
     GetMechanismInfo, InitToken, InitPIN, OpenSession, CloseSession, GetSessionInfo, Login, Logout, CreateObject,
     DestroyObject, GetAttributeValue, SetAttributeValue, FindObjectsInit, FindObjects, FindObjectsFinal, EncryptInit,
     Encrypt, DecryptInit, Decrypt, SignInit, Sign, VerifyInit, Verify, GenerateKey, GenerateKeyPair, GenerateRandom,
+    WrapKey, UnwrapKey, DeriveKey, EncapsulateKey, DecapsulateKey,
 }
 
 macro_rules! return_values {

@@ -5,6 +5,7 @@ mod mechanism;
 mod object;
 mod raw;
 mod session;
+mod template;
 
 use std::ffi::{CStr, CString};
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::error::Error as CryptokiError;
+use cryptoki::mechanism::MechanismType;
 use cryptoki::session::UserType;
 use cryptoki::slot::{Limit, TokenInfo};
 use secrecy::SecretString;
@@ -20,8 +22,9 @@ use secrecy::SecretString;
 use self::failure::failed;
 use self::session::OpenSession;
 use crate::algorithm::MechanismId;
-use crate::backend::{Backend, MechanismInfo, Outcome, Session, Slot, Token};
+use crate::backend::{Backend, MechanismFlags, MechanismInfo, Outcome, Session, Slot, Token};
 use crate::error::{Ckr, Failure};
+use crate::quirks;
 
 /// A PKCS#11 module, loaded and initialised (C_Initialize with CKF_OS_LOCKING_OK: any thread may call it).
 ///
@@ -33,6 +36,10 @@ pub struct Module {
     init_args: Option<&'static CStr>,
     /// Where it was loaded from; `None` if it is linked into the program.
     path: Option<PathBuf>,
+    /// The module's own functions, for what cryptoki does not call; `None` where they are not the same for everybody.
+    functions: Option<raw::Functions>,
+    /// See [`quirks::takes_set_usages_only`].
+    set_usages_only: bool,
     /// Counts C_Finalize. A session of an earlier time must not touch one that has got its number since.
     generation: Arc<AtomicU64>,
 }
@@ -122,8 +129,10 @@ impl Module {
     fn start(library: Pkcs11, init_args: Option<&str>, path: Option<PathBuf>) -> Result<Module, LoadError> {
         let init_args = init_args.map(CString::new).transpose();
         let init_args = init_args.map_err(|_| LoadError::InitArgs)?;
-        let module = Module {
+        let mut module = Module {
             library,
+            functions: None,
+            set_usages_only: false,
             // A module may keep the pointer, and C_Initialize is called again on a restart.
             init_args: init_args.map(|text| &*Box::leak(text.into_boxed_c_str())),
             path,
@@ -133,6 +142,9 @@ impl Module {
             Ok(()) => {
                 // Never unloaded: modules leave threads and exit handlers behind that run their code.
                 std::mem::forget(module.library.clone());
+                module.functions = raw::Functions::of(module.path.as_deref());
+                let info = module.library.get_library_info();
+                module.set_usages_only = info.is_ok_and(|info| quirks::takes_set_usages_only(info.manufacturer_id()));
                 Ok(module)
             }
             Err(failure) => Err(LoadError::Initialize {
@@ -183,17 +195,62 @@ impl Module {
             Err(why) => why,
         };
         let failure = failed("C_GetTokenInfo", &why);
-        match (failure.rv, &self.path) {
-            (Some(Ckr::TokenNotPresent | Ckr::DeviceRemoved), _) => Ok(None),
-            (Some(Ckr::TokenNotRecognized), _) => Ok(Some(unreadable_token())),
-            (Some(_), _) => Err(failure),
+        match failure.rv {
+            Some(Ckr::TokenNotPresent | Ckr::DeviceRemoved) => Ok(None),
+            Some(Ckr::TokenNotRecognized) => Ok(Some(unreadable_token())),
+            Some(_) => Err(failure),
             // The module answered, and cryptoki can't read it: openCryptoki has letters for a time.
-            (None, Some(path)) => {
-                let token = raw::token_info(path, slot.id());
-                Ok(Some(token.unwrap_or_else(unreadable_token)))
+            None => {
+                let told = self.functions.and_then(|functions| functions.token_info(slot.id()));
+                Ok(Some(told.unwrap_or_else(unreadable_token)))
             }
-            (None, None) => Ok(Some(unreadable_token())),
         }
+    }
+
+    /// The mechanisms that are listed, by number.
+    fn listed(&self, slot: u64) -> Outcome<Vec<u64>> {
+        if let Some(functions) = self.functions {
+            return functions.mechanisms(slot);
+        }
+        // Without what cryptoki does not know.
+        let listed = self.library.get_mechanism_list(slot_id(slot)?);
+        let listed = listed.map_err(|why| failed("C_GetMechanismList", &why))?;
+        Ok(listed
+            .into_iter()
+            .map(|mechanism| failure::number(*mechanism))
+            .collect())
+    }
+
+    fn mechanism_info(&self, slot: u64, mechanism: u64) -> Outcome<MechanismInfo> {
+        if let Some(functions) = self.functions {
+            return functions.mechanism_info(slot, mechanism);
+        }
+        let refused = || failure::refused("C_GetMechanismInfo", Ckr::MechanismInvalid);
+        let number = std::ffi::c_ulong::try_from(mechanism).map_err(|_| refused())?;
+        let known = MechanismType::try_from(number).map_err(|_| refused())?;
+        let info = self.library.get_mechanism_info(slot_id(slot)?, known);
+        let info = info.map_err(|why| failed("C_GetMechanismInfo", &why))?;
+        let set = [
+            ("encrypt", info.encrypt()),
+            ("decrypt", info.decrypt()),
+            ("digest", info.digest()),
+            ("sign", info.sign()),
+            ("verify", info.verify()),
+            ("generate", info.generate()),
+            ("generate_key_pair", info.generate_key_pair()),
+            ("wrap", info.wrap()),
+            ("unwrap", info.unwrap()),
+            ("derive", info.derive()),
+            ("encapsulate", info.encapsulate()),
+            ("decapsulate", info.decapsulate()),
+        ];
+        let bit = |(bit, name): &(u64, &str)| set.contains(&(*name, true)).then_some(*bit);
+        Ok(MechanismInfo {
+            id: MechanismId(mechanism),
+            min_key_size: info.min_key_size() as u64,
+            max_key_size: info.max_key_size() as u64,
+            flags: MechanismFlags(MechanismFlags::NAMED.iter().filter_map(bit).sum()),
+        })
     }
 }
 
@@ -205,32 +262,17 @@ impl Backend for Module {
     }
 
     fn mechanisms(&self, slot: u64) -> Outcome<Vec<MechanismInfo>> {
-        let slot = slot_id(slot)?;
-        let listed = self.library.get_mechanism_list(slot);
-        let listed = listed.map_err(|why| failed("C_GetMechanismList", &why))?;
-        let mut mechanisms = Vec::with_capacity(listed.len());
-        for mechanism in listed {
-            let info = match self.library.get_mechanism_info(slot, mechanism) {
-                Ok(info) => info,
-                Err(why) => match failed("C_GetMechanismInfo", &why) {
-                    // Listed and not there.
-                    Failure {
-                        rv: Some(Ckr::MechanismInvalid | Ckr::FunctionNotSupported),
-                        ..
-                    } => continue,
-                    failure => return Err(failure),
-                },
-            };
-            mechanisms.push(MechanismInfo {
-                id: MechanismId(failure::number(*mechanism)),
-                min_key_size: info.min_key_size() as u64,
-                max_key_size: info.max_key_size() as u64,
-                encrypt: info.encrypt(),
-                decrypt: info.decrypt(),
-                sign: info.sign(),
-                verify: info.verify(),
-                generate: info.generate() || info.generate_key_pair(),
-            });
+        let mut mechanisms = Vec::new();
+        for mechanism in self.listed(slot)? {
+            match self.mechanism_info(slot, mechanism) {
+                Ok(info) => mechanisms.push(info),
+                // Listed and not there.
+                Err(Failure {
+                    rv: Some(Ckr::MechanismInvalid | Ckr::FunctionNotSupported),
+                    ..
+                }) => {}
+                Err(failure) => return Err(failure),
+            }
         }
         Ok(mechanisms)
     }
@@ -247,7 +289,12 @@ impl Backend for Module {
                 failure => return Err(failure),
             },
         };
-        Ok(Box::new(OpenSession::new(session, &self.generation)))
+        Ok(Box::new(OpenSession::new(
+            session,
+            self.functions,
+            self.set_usages_only,
+            &self.generation,
+        )))
     }
 
     fn restart(&self) -> Outcome<()> {

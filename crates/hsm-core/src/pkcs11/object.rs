@@ -1,16 +1,13 @@
-//! Key objects: what is read of them, and the templates that they are made from.
+//! Key objects: what is read of them.
 
 use cryptoki::error::Error;
-use cryptoki::mechanism::Mechanism as Native;
 use cryptoki::object::{Attribute, AttributeType, KeyType as NativeType, ObjectClass, ObjectHandle};
 use cryptoki::session::Session;
 
-use super::failure::{failed, number, refused};
-use super::session::handle;
-use crate::backend::{Class, Made, Object, Outcome, Template};
+use super::failure::{failed, number};
+use crate::backend::{Class, Object, Outcome};
 use crate::encoding;
-use crate::error::Ckr;
-use crate::key::{Curve, KeySpec, KeyType, PublicKey, Usage, Usages};
+use crate::key::{Curve, KeySize, KeyType, ParameterSet, PublicKey, Usage, Usages};
 
 /// What is asked of an object. No object has all of them. Those that most modules do not know come last.
 const ATTRIBUTES: &[AttributeType] = &[
@@ -34,9 +31,9 @@ const ATTRIBUTES: &[AttributeType] = &[
     AttributeType::EcPoint,
     AttributeType::Encapsulate,
     AttributeType::Decapsulate,
+    AttributeType::ParameterSet,
+    AttributeType::AlwaysAuthenticate,
 ];
-
-const RSA_EXPONENT: [u8; 3] = [1, 0, 1];
 
 /// Reads a key object in two calls of C_GetAttributeValue; `None` if it is no key of a type that the gateway knows.
 pub(super) fn read(session: &Session, object: ObjectHandle) -> Outcome<Option<Object>> {
@@ -45,31 +42,67 @@ pub(super) fn read(session: &Session, object: ObjectHandle) -> Outcome<Option<Ob
         Err(why @ Error::Pkcs11(..)) => return Err(failed("C_GetAttributeValue", &why)),
         Err(_) => one_by_one(session, object)?,
     };
-    Ok(Told::from(told).object())
+    let mut told = Told::from(told);
+    match (told.class, told.key_type) {
+        // Not asked of any other object: CKA_VALUE is the key itself there.
+        (Some(Class::Public), Some(KeyType::MlDsa | KeyType::MlKem | KeyType::SlhDsa)) => {
+            told.value = value(session, object, AttributeType::Value)?;
+        }
+        (Some(Class::Private), Some(key_type)) if key_type != KeyType::Rsa => {
+            told.known_as = public_key_elsewhere(session, object, &told)?;
+        }
+        _ => {}
+    }
+    Ok(told.object())
 }
 
-/// Makes a key or a pair.
-pub(super) fn generate(session: &Session, template: &Template<'_>) -> Outcome<Made> {
-    match template.spec {
-        KeySpec::Aes { bits } => secret(session, template, &Native::AesKeyGen, bits),
-        KeySpec::Hmac { bits } => secret(session, template, &Native::GenericSecretKeyGen, bits),
-        KeySpec::Rsa { bits } => {
-            let size = [
-                Attribute::ModulusBits(std::ffi::c_ulong::from(bits).into()),
-                Attribute::PublicExponent(RSA_EXPONENT.to_vec()),
-            ];
-            pair(session, template, &Native::RsaPkcsKeyPairGen, &size)
-        }
-        KeySpec::Curve(curve) => {
-            let mechanism = match curve.key_type() {
-                KeyType::Ed => Native::EccEdwardsKeyPairGen,
-                _ => Native::EccKeyPairGen,
-            };
-            let size = [Attribute::EcParams(encoding::curve_params(curve).to_vec())];
-            pair(session, template, &mechanism, &size)
-        }
-        KeySpec::PostQuantum { .. } => Err(refused("C_GenerateKeyPair", Ckr::MechanismInvalid)),
+/// The public key that belongs to a private one: as CKA_PUBLIC_KEY_INFO tells it (PKCS#11 v3.1 §4.9), or a certificate with
+/// the same CKA_ID.
+fn public_key_elsewhere(session: &Session, object: ObjectHandle, told: &Told) -> Outcome<Option<PublicKey>> {
+    let info = value(session, object, AttributeType::PublicKeyInfo)?;
+    if let Some(key) = info.and_then(|info| encoding::public_key_from_der(&info)) {
+        return Ok(Some(key));
     }
+    if told.id.is_empty() {
+        return Ok(None);
+    }
+    let public = [
+        Attribute::Class(ObjectClass::PUBLIC_KEY),
+        Attribute::Token(true),
+        Attribute::Id(told.id.clone()),
+    ];
+    let found = |template: &[Attribute]| {
+        let found = session.find_objects(template);
+        found.map_err(|why| failed("C_FindObjects", &why))
+    };
+    if !found(&public)?.is_empty() {
+        return Ok(None);
+    }
+    let certificates = [
+        Attribute::Class(ObjectClass::CERTIFICATE),
+        Attribute::Token(true),
+        Attribute::Id(told.id.clone()),
+    ];
+    for certificate in found(&certificates)? {
+        let der = value(session, certificate, AttributeType::Value)?;
+        if let Some(key) = der.and_then(|der| encoding::public_key_from_certificate(&der)) {
+            return Ok(Some(key));
+        }
+    }
+    Ok(None)
+}
+
+/// One attribute of bytes; `None` if the object has it not, or does not tell.
+fn value(session: &Session, object: ObjectHandle, attribute: AttributeType) -> Outcome<Option<Vec<u8>>> {
+    let told = match session.get_attributes(object, &[attribute]) {
+        Ok(told) => told,
+        Err(why @ Error::Pkcs11(..)) => return Err(failed("C_GetAttributeValue", &why)),
+        Err(_) => return Ok(None),
+    };
+    Ok(told.into_iter().find_map(|attribute| match attribute {
+        Attribute::Value(value) | Attribute::PublicKeyInfo(value) if !value.is_empty() => Some(value),
+        _ => None,
+    }))
 }
 
 /// What could be read of an object.
@@ -87,6 +120,12 @@ struct Told {
     exponent: Option<Vec<u8>>,
     curve: Option<Curve>,
     point: Option<Vec<u8>>,
+    parameter_set: Option<u64>,
+    always_authenticate: bool,
+    /// The encoded key of a post-quantum public key.
+    value: Option<Vec<u8>>,
+    /// The public key of a private one, from elsewhere.
+    known_as: Option<PublicKey>,
 }
 
 impl From<Vec<Attribute>> for Told {
@@ -122,6 +161,8 @@ impl Told {
             Attribute::PublicExponent(exponent) => self.exponent = Some(exponent),
             Attribute::EcParams(params) => self.curve = encoding::curve_from_params(&params),
             Attribute::EcPoint(point) => self.point = Some(point),
+            Attribute::ParameterSet(set) => self.parameter_set = Some(number(**set)),
+            Attribute::AlwaysAuthenticate(always) => self.always_authenticate = always,
             _ => {}
         }
     }
@@ -135,18 +176,25 @@ impl Told {
     fn object(self) -> Option<Object> {
         let (class, key_type) = (self.class?, self.key_type?);
         let curve = self.curve.filter(|curve| curve.key_type() == key_type);
+        let public_key = self.public_key(key_type, curve);
         let bits = match key_type {
             KeyType::Rsa => self.modulus.as_deref().map(encoding::bit_length),
             KeyType::Aes | KeyType::Hmac => self.value_bits(),
             KeyType::Ec | KeyType::Ed | KeyType::MlDsa | KeyType::MlKem | KeyType::SlhDsa => None,
         };
+        let size = bits
+            .map(KeySize::Bits)
+            .or(curve.map(KeySize::Curve))
+            .or(self.parameter_set(key_type).map(KeySize::ParameterSet))
+            .or(public_key.as_ref().map(PublicKey::size))
+            .unwrap_or(KeySize::Unknown);
         let public = class == Class::Public;
         Some(Object {
             class,
             key_type,
-            bits,
-            curve,
-            public_key: self.public_key(key_type, curve),
+            size,
+            public_key,
+            always_authenticate: class == Class::Private && self.always_authenticate,
             extractable: public || self.extractable,
             sensitive: !public && self.sensitive,
             usages: self.usages.iter().filter(|usage| belongs(*usage, class)).collect(),
@@ -161,12 +209,26 @@ impl Told {
     }
 
     fn public_key(&self, key_type: KeyType, curve: Option<Curve>) -> Option<PublicKey> {
+        if let Some(known) = self.known_as.as_ref().filter(|known| known.key_type() == key_type) {
+            return Some(known.clone());
+        }
         if key_type == KeyType::Rsa {
             return encoding::rsa_from_numbers(self.modulus.as_ref()?, self.exponent.as_ref()?);
+        }
+        if let (Some(parameter_set), Some(key)) = (self.parameter_set(key_type), &self.value) {
+            let whole = key.len() == parameter_set.public_key_bytes();
+            return whole.then(|| PublicKey::PostQuantum {
+                parameter_set,
+                key: key.clone(),
+            });
         }
         let curve = curve?;
         let point = encoding::point_from_attribute(self.point.as_ref()?, curve)?;
         Some(PublicKey::Curve { curve, point })
+    }
+
+    fn parameter_set(&self, key_type: KeyType) -> Option<ParameterSet> {
+        ParameterSet::from_number(key_type, self.parameter_set?)
     }
 }
 
@@ -217,71 +279,4 @@ fn known_type(key_type: NativeType) -> Option<KeyType> {
 
 fn label(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).trim_end_matches('\0').to_owned()
-}
-
-fn secret(session: &Session, template: &Template<'_>, mechanism: &Native<'_>, bits: u32) -> Outcome<Made> {
-    let mut attributes = common(template);
-    attributes.extend(secrecy(template));
-    attributes.push(Attribute::ValueLen(std::ffi::c_ulong::from(bits / 8).into()));
-    attributes.extend(usages(template, Class::Secret));
-    let key = session.generate_key(mechanism, &attributes);
-    let key = key.map_err(|why| failed("C_GenerateKey", &why))?;
-    Ok(Made::Secret(handle(key)))
-}
-
-fn pair(session: &Session, template: &Template<'_>, mechanism: &Native<'_>, size: &[Attribute]) -> Outcome<Made> {
-    let mut public = common(template);
-    public.push(Attribute::Private(false));
-    public.extend_from_slice(size);
-    public.extend(usages(template, Class::Public));
-    let mut private = common(template);
-    private.extend(secrecy(template));
-    private.extend(usages(template, Class::Private));
-    let made = session.generate_key_pair(mechanism, &public, &private);
-    let (public, private) = made.map_err(|why| failed("C_GenerateKeyPair", &why))?;
-    Ok(Made::Pair {
-        public: handle(public),
-        private: handle(private),
-    })
-}
-
-fn common(template: &Template<'_>) -> Vec<Attribute> {
-    vec![
-        Attribute::Token(!template.session_only),
-        Attribute::Id(template.id.to_vec()),
-        Attribute::Label(template.label.as_bytes().to_vec()),
-    ]
-}
-
-fn secrecy(template: &Template<'_>) -> [Attribute; 3] {
-    [
-        Attribute::Private(true),
-        Attribute::Sensitive(true),
-        Attribute::Extractable(template.extractable),
-    ]
-}
-
-/// Every usage that an object of the class can have, set or not set: left out, each module has defaults of its own.
-fn usages(template: &Template<'_>, class: Class) -> Vec<Attribute> {
-    let set = |usage: Usage| template.usages.contains(usage);
-    let public = || {
-        [
-            Attribute::Encrypt(set(Usage::Encrypt)),
-            Attribute::Verify(set(Usage::Verify)),
-            Attribute::Wrap(set(Usage::Wrap)),
-        ]
-    };
-    let private = || {
-        [
-            Attribute::Decrypt(set(Usage::Decrypt)),
-            Attribute::Sign(set(Usage::Sign)),
-            Attribute::Unwrap(set(Usage::Unwrap)),
-            Attribute::Derive(set(Usage::Derive)),
-        ]
-    };
-    match class {
-        Class::Secret => public().into_iter().chain(private()).collect(),
-        Class::Public => public().into(),
-        Class::Private => private().into(),
-    }
 }

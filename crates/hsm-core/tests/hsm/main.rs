@@ -9,12 +9,17 @@
     reason = "a test may stop at the first thing that is not as expected"
 )]
 
+mod batches;
 mod creating;
+mod devices;
 mod everyday;
 mod healing;
 mod limits;
 mod listing;
+mod logins;
 mod opening;
+mod sessions;
+mod sharing;
 mod threads;
 
 use std::time::{Duration, Instant};

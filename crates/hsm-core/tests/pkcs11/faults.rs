@@ -23,7 +23,7 @@ impl Faulty {
         let initialized = |slot: &&hsm_core::backend::Slot| slot.token.as_ref().unwrap().initialized;
         let slot = slots.iter().find(initialized).unwrap().id;
         let mut session = module.open(slot).unwrap();
-        session.login(&pin(token.token())).unwrap();
+        session.login(Some(&pin(token.token()))).unwrap();
         Faulty {
             session,
             module,
@@ -36,14 +36,13 @@ impl Faulty {
         let spec = KeySpec::Aes { bits: 128 };
         let usages = Usages::default_for(spec.key_type());
         let template = Template {
-            spec,
             id: b"id",
             label: "label",
             extractable: false,
             usages,
             session_only: false,
         };
-        session.generate(&template).map_err(|failure| failure.rv.unwrap())
+        session.generate(spec, &template).map_err(|failure| failure.rv.unwrap())
     }
 }
 

@@ -2,7 +2,8 @@
 
 use hsm_core::backend::{Class, Filter, Made, Template};
 use hsm_core::encoding;
-use hsm_core::{Ckr, Curve, KeySpec, KeyType, PublicKey, Usage, Usages};
+use hsm_core::key::ParameterSet;
+use hsm_core::{Ckr, Curve, KeySize, KeySpec, KeyType, PublicKey, Usage, Usages};
 
 use crate::{Fixture, on_both};
 
@@ -24,19 +25,19 @@ fn every_kind_of_key_is_made_and_read(fixture: &mut Fixture) {
         let key = fixture.make_secret(KeySpec::Aes { bits }, &[Usage::Encrypt]);
         let key = fixture.read(key);
         assert_eq!((key.class, key.key_type), (Class::Secret, KeyType::Aes));
-        assert_eq!((key.bits, key.curve, key.public_key), (Some(bits), None, None));
+        assert_eq!((key.size, key.public_key), (KeySize::Bits(bits), None));
         assert_eq!((&key.id[..], &key.label[..]), (&b"secret"[..], "key secret"));
     }
     for bits in [256, 264, 384, 512] {
         let key = fixture.make_secret(KeySpec::Hmac { bits }, &[Usage::Sign]);
         let key = fixture.read(key);
-        assert_eq!((key.key_type, key.bits), (KeyType::Hmac, Some(bits)));
+        assert_eq!((key.key_type, key.size), (KeyType::Hmac, KeySize::Bits(bits)));
     }
     let spec = KeySpec::Rsa { bits: 2048 };
     let (public, private) = fixture.make_pair("rsa", spec, &[Usage::Sign, Usage::Verify]);
     let [public, private] = [public, private].map(|half| fixture.read(half));
     assert_eq!((public.class, private.class), (Class::Public, Class::Private));
-    assert_eq!((public.bits, private.bits), (Some(2048), Some(2048)));
+    assert_eq!((public.size, private.size), (KeySize::Bits(2048), KeySize::Bits(2048)));
     assert_eq!(public.public_key, private.public_key);
     let Some(PublicKey::Rsa { modulus, exponent }) = public.public_key else {
         panic!("an RSA key");
@@ -48,8 +49,8 @@ fn every_kind_of_key_is_made_and_read(fixture: &mut Fixture) {
         let (public, private) = fixture.make_pair(curve.name(), spec, &[Usage::Sign]);
         let [public, private] = [public, private].map(|half| fixture.read(half));
         for half in [&public, &private] {
-            assert_eq!((half.key_type, half.curve), (curve.key_type(), Some(curve)));
-            assert_eq!((half.bits, &half.id[..]), (None, curve.name().as_bytes()));
+            assert_eq!((half.key_type, half.size), (curve.key_type(), KeySize::Curve(curve)));
+            assert_eq!(&half.id[..], curve.name().as_bytes());
             assert_eq!(half.label, format!("key {curve}"));
         }
         let key = public.public_key.unwrap();
@@ -86,6 +87,7 @@ fn keys_have_the_usages_that_were_asked_for_and_no_others(fixture: &mut Fixture)
                     }
                     public.union(private)
                 }
+                other => panic!("{other:?}"),
             };
             assert_eq!(got, asked, "{spec:?}");
         }
@@ -104,19 +106,17 @@ fn attributes_on_the_token_are_as_asked(fixture: &mut Fixture) {
     for (number, spec) in (1..).zip(specs) {
         for extractable in [false, true] {
             let id = [number, u8::from(extractable)];
-            let made = fixture.session.generate(&Template {
+            let made = fixture.session.generate(
                 spec,
-                id: &id,
-                label: "grüße",
-                extractable,
-                usages: Usages::default_for(spec.key_type()),
-                session_only: false,
-            });
-            let handles = match made.unwrap() {
-                Made::Secret(key) => vec![key],
-                Made::Pair { public, private } => vec![public, private],
-            };
-            for handle in handles {
+                &Template {
+                    id: &id,
+                    label: "grüße",
+                    extractable,
+                    usages: Usages::default_for(spec.key_type()),
+                    session_only: false,
+                },
+            );
+            for handle in made.unwrap().handles() {
                 let object = fixture.read(handle);
                 let public = object.class == Class::Public;
                 assert_eq!(object.label, "grüße");
@@ -175,14 +175,13 @@ fn keys_are_found_and_destroyed(fixture: &mut Fixture) {
 fn session_keys_are_not_found_among_the_tokens(fixture: &mut Fixture) {
     for spec in [KeySpec::Aes { bits: 128 }, KeySpec::Rsa { bits: 2048 }] {
         let template = Template {
-            spec,
             id: b"probe",
             label: "probe",
             extractable: false,
             usages: Usages::default_for(spec.key_type()),
             session_only: true,
         };
-        fixture.session.generate(&template).unwrap();
+        fixture.session.generate(spec, &template).unwrap();
     }
     assert_eq!(fixture.found(Filter::Id(b"probe")), []);
     assert_eq!(Class::ALL.map(|class| fixture.count(class)), [0, 0, 0]);
@@ -191,25 +190,26 @@ fn session_keys_are_not_found_among_the_tokens(fixture: &mut Fixture) {
 fn what_the_token_lacks_is_told(fixture: &mut Fixture) {
     let mut refused = |spec| {
         let template = Template {
-            spec,
             id: b"x",
             label: "x",
             extractable: false,
             usages: Usages::default_for(KeySpec::key_type(spec)),
             session_only: false,
         };
-        fixture.session.generate(&template).err()
+        fixture.session.generate(spec, &template).err()
     };
-    let failure = refused(KeySpec::PostQuantum {
-        key_type: KeyType::MlDsa,
-        parameter_set: "ML-DSA-65",
-    });
-    assert_eq!(failure.unwrap().rv, Some(Ckr::MechanismInvalid));
+    let ml_dsa = refused(KeySpec::PostQuantum(ParameterSet::MlDsa65));
     let secp256k1 = refused(KeySpec::Curve(Curve::Secp256k1));
     match fixture.is_softhsm {
-        true => assert_eq!(secp256k1, None),
-        // The embedded token has no name for it.
-        false => assert_eq!(secp256k1.unwrap().rv, Some(Ckr::GeneralError)),
+        true => {
+            assert_eq!(secp256k1, None);
+            assert_eq!(ml_dsa.unwrap().rv, Some(Ckr::MechanismInvalid));
+        }
+        false => {
+            // The embedded token has no name for it.
+            assert_eq!(secp256k1.unwrap().rv, Some(Ckr::GeneralError));
+            assert_eq!(ml_dsa, None);
+        }
     }
     assert_eq!(fixture.count(Class::Secret), 0);
 }

@@ -65,7 +65,7 @@ impl Fixture {
         };
         let slot = slots.into_iter().find(fits).unwrap().id;
         let mut session = module.open(slot).unwrap();
-        session.login(&pin(&token)).unwrap();
+        session.login(Some(&pin(&token))).unwrap();
         Fixture {
             session,
             slot,
@@ -79,21 +79,23 @@ impl Fixture {
     fn make(&mut self, id: &str, spec: KeySpec, usages: &[Usage]) -> Made {
         let label = format!("key {id}");
         self.session
-            .generate(&Template {
+            .generate(
                 spec,
-                id: id.as_bytes(),
-                label: &label,
-                extractable: false,
-                usages: usages.iter().copied().collect::<Usages>(),
-                session_only: false,
-            })
+                &Template {
+                    id: id.as_bytes(),
+                    label: &label,
+                    extractable: false,
+                    usages: usages.iter().copied().collect::<Usages>(),
+                    session_only: false,
+                },
+            )
             .unwrap()
     }
 
     fn make_secret(&mut self, spec: KeySpec, usages: &[Usage]) -> Handle {
         match self.make("secret", spec, usages) {
             Made::Secret(key) => key,
-            Made::Pair { .. } => panic!("a pair"),
+            other => panic!("{other:?}"),
         }
     }
 
@@ -101,7 +103,7 @@ impl Fixture {
     fn make_pair(&mut self, id: &str, spec: KeySpec, usages: &[Usage]) -> (Handle, Handle) {
         match self.make(id, spec, usages) {
             Made::Pair { public, private } => (public, private),
-            Made::Secret(_) => panic!("a secret key"),
+            other => panic!("{other:?}"),
         }
     }
 

@@ -1,7 +1,7 @@
 //! Encryption and signatures: by the token, and with the public key here.
 
 use hsm_core::algorithm::Scheme;
-use hsm_core::backend::Mechanism;
+use hsm_core::backend::{Mechanism, Used};
 use hsm_core::software::{Message, PreparedKey};
 use hsm_core::{Ckr, Curve, Hash, KeySpec, Usage, encoding};
 
@@ -47,7 +47,7 @@ fn aes_encrypts_and_decrypts(fixture: &mut Fixture) {
             let encrypted = fixture.session.encrypt(&mut mechanism.clone(), key, data);
             let encrypted = encrypted.unwrap_or_else(|why| panic!("{mechanism:?}: {why}"));
             assert_eq!(encrypted.len(), length, "{mechanism:?}");
-            let decrypted = fixture.session.decrypt(&mechanism, key, &encrypted);
+            let decrypted = fixture.session.decrypt(&mechanism, Used::freely(key), &encrypted);
             let decrypted = decrypted.unwrap_or_else(|why| panic!("{mechanism:?} of {}: {why}", data.len()));
             assert_eq!(decrypted, data, "{mechanism:?}");
         }
@@ -73,7 +73,10 @@ fn gcm_refuses_what_was_changed(fixture: &mut Fixture) {
         (with(1, b"dad"), &encrypted),
         (with(1, b"aad"), &encrypted[..20].to_vec()),
     ] {
-        let failure = fixture.session.decrypt(&mechanism, key, data).unwrap_err();
+        let failure = fixture
+            .session
+            .decrypt(&mechanism, Used::freely(key), data)
+            .unwrap_err();
         let expected = match fixture.is_softhsm {
             true => [Ckr::GeneralError, Ckr::EncryptedDataLenRange],
             false => [Ckr::EncryptedDataInvalid, Ckr::EncryptedDataLenRange],
@@ -81,7 +84,7 @@ fn gcm_refuses_what_was_changed(fixture: &mut Fixture) {
         assert!(expected.contains(&failure.rv.unwrap()), "{failure}");
         assert_eq!(failure.function, "C_Decrypt");
     }
-    let decrypted = fixture.session.decrypt(&with(1, b"aad"), key, &encrypted);
+    let decrypted = fixture.session.decrypt(&with(1, b"aad"), Used::freely(key), &encrypted);
     assert_eq!(decrypted.unwrap(), b"hello");
 }
 
@@ -113,7 +116,7 @@ fn aes_cmac_and_hmac_sign_and_verify(fixture: &mut Fixture) {
     let hashed = SHA2.map(|hash| (Mechanism::Hmac(hash), hmac, hash.len()));
     for (mechanism, key, length) in hashed.into_iter().chain([(Mechanism::AesCmac, aes, 16)]) {
         for data in [&b""[..], b"data"] {
-            let mac = fixture.session.sign(&mechanism, key, data).unwrap();
+            let mac = fixture.session.sign(&mechanism, Used::freely(key), data).unwrap();
             assert_eq!(mac.len(), length);
             let mut check = |data: &[u8], mac: &[u8]| fixture.session.verify(&mechanism, key, data, mac).unwrap();
             assert!(check(data, &mac));
@@ -139,7 +142,7 @@ fn rsa_signatures_are_valid_here_and_there(fixture: &mut Fixture) {
             (Mechanism::RsaPss(hash), Scheme::Pss(hash), b"data"),
             (Mechanism::RsaPssDigest(hash), Scheme::Pss(hash), &digest),
         ] {
-            let signature = fixture.session.sign(&mechanism, private, input).unwrap();
+            let signature = fixture.session.sign(&mechanism, Used::freely(private), input).unwrap();
             let mut there = |signature: &[u8]| fixture.session.verify(&mechanism, public, input, signature).unwrap();
             let here = |message, signature: &[u8]| key.verify(scheme, message, signature).unwrap();
             assert!(there(&signature) && here(Message::Raw(b"data"), &signature));
@@ -166,7 +169,7 @@ fn rsa_oaep_decrypts_what_was_encrypted_here_and_there(fixture: &mut Fixture) {
         let capacity = key.oaep_capacity(hash).unwrap();
         for data in [vec![], b"data".to_vec(), vec![7; capacity]] {
             let here = key.encrypt_oaep(hash, &data).unwrap();
-            let decrypted = fixture.session.decrypt(&mechanism, private, &here);
+            let decrypted = fixture.session.decrypt(&mechanism, Used::freely(private), &here);
             if fixture.is_softhsm && hash != Hash::Sha1 {
                 let failure = decrypted.unwrap_err();
                 assert_eq!(failure.to_string(), "C_DecryptInit answered CKR_ARGUMENTS_BAD");
@@ -174,7 +177,13 @@ fn rsa_oaep_decrypts_what_was_encrypted_here_and_there(fixture: &mut Fixture) {
             }
             assert_eq!(decrypted.unwrap(), data);
             let there = fixture.session.encrypt(&mut mechanism.clone(), public, &data).unwrap();
-            assert_eq!(fixture.session.decrypt(&mechanism, private, &there).unwrap(), data);
+            assert_eq!(
+                fixture
+                    .session
+                    .decrypt(&mechanism, Used::freely(private), &there)
+                    .unwrap(),
+                data
+            );
         }
     }
     // Neither token has the standard's code for it.
@@ -185,7 +194,10 @@ fn rsa_oaep_decrypts_what_was_encrypted_here_and_there(fixture: &mut Fixture) {
     for length in [0, 255, 256, 257] {
         let data = vec![1; length];
         let mechanism = Mechanism::RsaOaep(Hash::Sha1);
-        let failure = fixture.session.decrypt(&mechanism, private, &data).unwrap_err();
+        let failure = fixture
+            .session
+            .decrypt(&mechanism, Used::freely(private), &data)
+            .unwrap_err();
         assert_eq!((failure.function, failure.rv), ("C_Decrypt", Some(code)), "{length}");
     }
 }
@@ -207,7 +219,7 @@ fn ecdsa_signatures_are_valid_here_and_there(fixture: &mut Fixture) {
                 false => Some((Mechanism::Ecdsa(Some(hash)), &data)),
             };
             for (mechanism, input) in native.into_iter().chain([(Mechanism::Ecdsa(None), &digest)]) {
-                let signed = fixture.session.sign(&mechanism, private, input);
+                let signed = fixture.session.sign(&mechanism, Used::freely(private), input);
                 let signature = signed.unwrap_or_else(|why| panic!("{curve} {hash:?}: {why}"));
                 assert_eq!(signature.len(), 2 * curve.field_bytes());
                 let der = encoding::ecdsa_to_der(&signature, curve).unwrap();
@@ -235,7 +247,7 @@ fn eddsa_signatures_are_valid_here_and_there(fixture: &mut Fixture) {
             ed448: curve == Curve::Ed448,
         };
         for data in [&b""[..], b"data"] {
-            let signed = fixture.session.sign(&mechanism, private, data);
+            let signed = fixture.session.sign(&mechanism, Used::freely(private), data);
             let signature = signed.unwrap_or_else(|why| panic!("{curve}: {why}"));
             assert_eq!(signature.len(), length);
             let mut there =

@@ -1,6 +1,6 @@
 //! Login, random bytes, and what a failure leaves behind in a session.
 
-use hsm_core::backend::{Backend as _, Handle, Mechanism};
+use hsm_core::backend::{Backend as _, Handle, Mechanism, Used};
 use hsm_core::{Ckr, Curve, KeySpec, Usage};
 use secrecy::SecretString;
 
@@ -16,17 +16,17 @@ on_both!(
 fn login_is_for_all_sessions_and_harmless_to_repeat(fixture: &mut Fixture) {
     let mut other = fixture.module.open(fixture.slot).unwrap();
     assert!(other.logged_in().unwrap());
-    other.login(&pin(&fixture.token)).unwrap();
+    other.login(Some(&pin(&fixture.token))).unwrap();
     fixture.session.logout().unwrap();
     assert!(!other.logged_in().unwrap());
     fixture.session.logout().unwrap();
-    other.login(&pin(&fixture.token)).unwrap();
+    other.login(Some(&pin(&fixture.token))).unwrap();
     assert!(fixture.session.logged_in().unwrap());
 }
 
 fn a_wrong_pin_is_told(fixture: &mut Fixture) {
     fixture.session.logout().unwrap();
-    let failure = fixture.session.login(&SecretString::from("87654321-not"));
+    let failure = fixture.session.login(Some(&SecretString::from("87654321-not")));
     assert_eq!(failure.unwrap_err().to_string(), "C_Login answered CKR_PIN_INCORRECT");
     assert!(!fixture.session.logged_in().unwrap());
 }
@@ -64,15 +64,15 @@ fn no_failure_leaves_an_operation_active(fixture: &mut Fixture) {
             0 => session.encrypt(&mut gcm(), gone, b"data").err(),
             1 => session.encrypt(&mut gcm(), public, b"data").err(),
             2 => session.encrypt(&mut oaep.clone(), aes, b"data").err(),
-            3 => session.decrypt(&gcm(), aes, &[0; 40]).err(),
-            4 => session.decrypt(&gcm(), aes, &[0; 15]).err(),
-            5 => session.decrypt(&gcm(), aes, &[]).err(),
-            6 => session.decrypt(&cbc, aes, &[0; 15]).err(),
-            7 => session.decrypt(&cbc, aes, &[0; 32]).err(),
-            8 => session.decrypt(&cbc, aes, &[]).err(),
-            9 => session.sign(&raw, gone, &[0; 32]).err(),
-            10 => session.sign(&raw, public, &[0; 32]).err(),
-            11 => session.sign(&oaep, private, &[0; 32]).err(),
+            3 => session.decrypt(&gcm(), Used::freely(aes), &[0; 40]).err(),
+            4 => session.decrypt(&gcm(), Used::freely(aes), &[0; 15]).err(),
+            5 => session.decrypt(&gcm(), Used::freely(aes), &[]).err(),
+            6 => session.decrypt(&cbc, Used::freely(aes), &[0; 15]).err(),
+            7 => session.decrypt(&cbc, Used::freely(aes), &[0; 32]).err(),
+            8 => session.decrypt(&cbc, Used::freely(aes), &[]).err(),
+            9 => session.sign(&raw, Used::freely(gone), &[0; 32]).err(),
+            10 => session.sign(&raw, Used::freely(public), &[0; 32]).err(),
+            11 => session.sign(&oaep, Used::freely(private), &[0; 32]).err(),
             12 => session.verify(&raw, private, &[0; 32], &[1; 64]).err(),
             _ => session.verify(&raw, gone, &[0; 32], &[1; 64]).err(),
         };
@@ -80,8 +80,8 @@ fn no_failure_leaves_an_operation_active(fixture: &mut Fixture) {
         assert_ne!(failed.rv, Some(Ckr::OperationActive), "turn {turn}");
         let again = session.encrypt(&mut gcm(), aes, b"data");
         assert_eq!(again.unwrap(), good, "after {failed}");
-        assert_eq!(session.decrypt(&gcm(), aes, &good).unwrap(), b"data");
-        let signature = session.sign(&raw, private, &[3; 32]).unwrap();
+        assert_eq!(session.decrypt(&gcm(), Used::freely(aes), &good).unwrap(), b"data");
+        let signature = session.sign(&raw, Used::freely(private), &[3; 32]).unwrap();
         assert!(session.verify(&raw, public, &[3; 32], &signature).unwrap());
         for wrong in [&signature[1..], &[0; 64], &[1; 64], &[1; 65], &[]] {
             assert!(!session.verify(&raw, public, &[3; 32], wrong).unwrap());

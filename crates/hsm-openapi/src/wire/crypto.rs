@@ -19,7 +19,7 @@ pub struct EncryptRequest {
     /// The algorithm; without it the key decides: AES-GCM, or RSA-OAEP-SHA256 (-SHA1 on a token without it).
     #[schema(value_type = Option<EncryptAlgorithmName>, nullable = false)]
     pub algorithm: Option<String>,
-    /// Additional data that is authenticated and not encrypted; only with AES-GCM, and needed again to decrypt.
+    /// Additional data that is authenticated and not encrypted; only with AES-GCM and AES-CCM, and needed again to decrypt.
     #[schema(nullable = false)]
     pub aad: Option<Base64>,
 }
@@ -202,6 +202,10 @@ pub struct SignRequest {
     /// Default `der`, or `p1363` with a JOSE name; for ECDSA only.
     #[schema(nullable = false)]
     pub signature_format: Option<SignatureFormat>,
+    /// The context of ML-DSA, HashML-DSA and SLH-DSA (FIPS 204 §5.2, FIPS 205 §10.2), at most 255 bytes; empty if not said.
+    /// It is needed again to verify.
+    #[schema(nullable = false)]
+    pub context: Option<Base64>,
 }
 
 /// What sign answers, and, with the same `data`, what verify takes.
@@ -299,6 +303,8 @@ pub struct VerifyRequest {
     pub message_type: Option<MessageType>,
     /// Default `der`, or `p1363` with a JOSE name; for ECDSA only.
     pub signature_format: Option<SignatureFormat>,
+    /// The context that was given to sign.
+    pub context: Option<Base64>,
 }
 
 /// A signature as sign answered it, and what was signed.
@@ -328,6 +334,8 @@ pub struct VersionedVerifyRequest {
     pub message_type: Option<MessageType>,
     /// Default `der`, or `p1363` with a JOSE name; for ECDSA only.
     pub signature_format: Option<SignatureFormat>,
+    /// The context that was given to sign.
+    pub context: Option<Base64>,
 }
 
 impl VersionedVerifyRequest {
@@ -341,6 +349,7 @@ impl VersionedVerifyRequest {
             algorithm,
             message_type,
             signature_format,
+            context,
         } = self;
         (
             VerifyRequest {
@@ -350,6 +359,7 @@ impl VersionedVerifyRequest {
                 algorithm,
                 message_type,
                 signature_format,
+                context,
             },
             key_version,
         )

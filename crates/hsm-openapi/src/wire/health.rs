@@ -13,7 +13,7 @@ pub struct Live {
     pub status: &'static str,
 }
 
-/// Requests can be served.
+/// Requests can be served: the audit log can be written, and one token at least serves.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Ready {
     /// `ready`.
@@ -36,9 +36,9 @@ pub struct NotReady {
 /// One thing that serving needs.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct HealthCheck {
-    /// `token`, `login`, `audit` or `store`.
+    /// `token`, `login`, `audit` or `store`; of a further token `token:<name>`, `login:<name>`.
     #[schema(example = "token")]
-    pub name: &'static str,
+    pub name: String,
     /// Whether it is as it should be.
     #[schema(example = true)]
     pub ok: bool,

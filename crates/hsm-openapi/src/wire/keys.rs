@@ -35,6 +35,19 @@ pub struct CreateKeyRequest {
     /// What the key may be used for; the default fits the type. No usage twice, and none that the type can't have.
     #[schema(value_type = Option<Vec<UsageName>>, nullable = false, min_items = 1)]
     pub usages: Option<Vec<String>>,
+    /// The name of the further token that the key is to be made on; the default token if not said.
+    #[schema(nullable = false)]
+    pub token: Option<String>,
+}
+
+/// What is to be changed of a key.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"key_label": "another_label"}))]
+pub struct UpdateKeyRequest {
+    /// The new label: 1 to 255 bytes of UTF-8 without control characters, that no other key of the token has.
+    #[schema(min_length = 1, max_length = 255)]
+    pub key_label: String,
 }
 
 /// A key on the token; a pair is one key. One of `key_size`, `curve` and `parameter_set` is there, as the type has it.
@@ -53,7 +66,7 @@ pub struct CreateKeyRequest {
     "public_key_jwk": {"kty": "RSA", "n": "...", "e": "AQAB"}
 }))]
 pub struct Key {
-    /// The id: `hsm:` and the CKA_ID in hexadecimal digits.
+    /// The id: `hsm:` and the CKA_ID in hexadecimal digits; on a further token `hsm:<token>:` and the digits.
     pub key_id: String,
     /// The type of the key.
     pub key_type: String,
@@ -91,10 +104,10 @@ pub struct Key {
     pub public_key_jwk: Option<Jwk>,
 }
 
-/// A public key as a JSON Web Key (RFC 7517, RFC 7518 §6, RFC 8037). Numbers are base64url without padding.
+/// A public key as a JSON Web Key (RFC 7517, RFC 7518 §6, RFC 8037, RFC 9964). Numbers are base64url without padding.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Jwk {
-    /// `RSA`, `EC` or `OKP`.
+    /// `RSA`, `EC`, `OKP` or `AKP`.
     pub kty: String,
     /// The curve (EC, OKP).
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -116,6 +129,14 @@ pub struct Jwk {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub e: Option<String>,
+    /// The parameter set (AKP).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub alg: Option<String>,
+    /// The public key (AKP).
+    #[serde(rename = "pub", skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub public: Option<String>,
 }
 
 /// A page of keys.

@@ -4,9 +4,12 @@
 //! every field that encrypt and sign answer, `null` included, so that an answer can be sent back as it is.
 
 mod audit;
+mod batch;
 mod crypto;
 mod health;
 mod keys;
+mod making;
+mod requests;
 mod slots;
 
 use serde::Deserialize;
@@ -14,13 +17,25 @@ use serde::Deserialize;
 use crate::body::WrongValue;
 
 pub use audit::{AuditPage, AuditQuery, AuditRecord, Since};
+pub use batch::{
+    BatchAnswer, BatchItem, BatchOperation, BatchProblem, BatchRequest, BatchResponse, BatchResult, MOST_BATCH_ITEMS,
+    VersionedBatchRequest, VersionedBatchResponse,
+};
 pub use crypto::{
     DecryptRequest, DecryptResponse, EncryptRequest, EncryptResponse, SignRequest, SignResponse, VerifyRequest,
     VerifyResponse, VersionedDecryptRequest, VersionedEncryptResponse, VersionedSignResponse, VersionedVerifyRequest,
 };
 pub use health::{HealthCheck, Live, NotReady, Ready};
-pub use keys::{CreateKeyRequest, Jwk, Key, KeyList, KeyListQuery};
-pub use slots::{Slot, SlotList};
+pub use keys::{CreateKeyRequest, Jwk, Key, KeyList, KeyListQuery, UpdateKeyRequest};
+pub use making::{
+    DecapsulateRequest, DecapsulateResponse, DeriveRequest, EncapsulateRequest, EncapsulateResponse, ImportKeyRequest,
+    VersionedWrapResponse, WrapRequest, WrapResponse,
+};
+pub use requests::{CsrRequest, CsrResponse, RandomRequest, RandomResponse};
+pub use slots::{
+    AlgorithmCapability, Capabilities, KeyTypeCapability, Mechanism, MechanismList, MechanismQuery, Size, Slot,
+    SlotList, TokenCapabilities,
+};
 
 /// How many entries a page may have at most: 1 to 1000.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]

@@ -1,12 +1,13 @@
-//! Encrypt, decrypt, sign, verify: under `/hsm` for keys of the token, beside it for keys of every kind.
+//! Encrypt, decrypt, sign, verify, wrap: under `/hsm` for keys of the token, beside it for keys of every kind.
 
 use actix_web::{post, web};
-use hsm_core::{Decrypt, Encrypt, HsmKeyId, Operation, Sign, Verify};
+use hsm_core::{Choice, Decrypt, Encrypt, HsmKeyId, Operation, Sign, Verify};
 use hsm_openapi::document::{SIGN_DESCRIPTION, tag};
 use hsm_openapi::names::{MessageType, SignatureFormat};
 use hsm_openapi::wire::{
     DecryptRequest, DecryptResponse, EncryptRequest, EncryptResponse, SignRequest, SignResponse, VerifyRequest,
     VerifyResponse, VersionedDecryptRequest, VersionedEncryptResponse, VersionedSignResponse, VersionedVerifyRequest,
+    VersionedWrapResponse, WrapRequest, WrapResponse,
 };
 use hsm_openapi::{Base64, BodyError};
 use keymgmt::KeyId;
@@ -122,8 +123,51 @@ pub async fn verify(
     verify_with(&state, who, key, body).await
 }
 
+/// Encrypts a key under another one of the same token, so that it can leave the token.
+#[utoipa::path(tag = tag::HSM_CRYPTO, security(("bearer" = ["crypto:wrap"])), request_body = WrapRequest, responses((status = 200, description = "The wrapped key", body = WrapResponse)))]
+#[post("/wrap")]
+pub async fn hsm_wrap(
+    state: web::Data<State>,
+    who: Who,
+    _: NoQuery,
+    body: Body<WrapRequest>,
+) -> Answer<web::Json<WrapResponse>> {
+    let key = HsmKeyId::parse(&body.0.key_id)?;
+    let target = HsmKeyId::parse(&body.0.target_key_id)?;
+    let algorithm = choice(body.0.algorithm.as_deref(), Operation::Wrap);
+    let wrapped = wrap_with(&state, who, key.into(), target.into(), algorithm).await?;
+    Ok(web::Json(wrapped))
+}
+
+/// Encrypts a key under another one. There is nothing yet to wrap but keys of the token under keys of the token.
+#[utoipa::path(tag = tag::CRYPTO, security(("bearer" = ["crypto:wrap"])), request_body = WrapRequest, responses((status = 200, description = "The wrapped key", body = VersionedWrapResponse)))]
+#[post("/wrap")]
+pub async fn wrap(
+    state: web::Data<State>,
+    who: Who,
+    _: NoQuery,
+    body: Body<WrapRequest>,
+) -> Answer<web::Json<VersionedWrapResponse>> {
+    let key = KeyId::parse(&body.0.key_id)?;
+    let target = KeyId::parse(&body.0.target_key_id)?;
+    let algorithm = choice(body.0.algorithm.as_deref(), Operation::Wrap);
+    let wrapped = wrap_with(&state, who, key, target, algorithm).await?;
+    Ok(web::Json(wrapped.versioned(None)))
+}
+
+async fn wrap_with(state: &State, who: Who, key: KeyId, target: KeyId, algorithm: Choice) -> Answer<WrapResponse> {
+    let service = state.service.clone();
+    let (id, done) = to_the_end(state, async move { service.wrap(&who.0, key, target, algorithm).await }).await?;
+    let hsm_core::Wrapped { algorithm, wrapped_key } = done;
+    Ok(WrapResponse {
+        wrapped_key: wrapped_key.into(),
+        key_id: id.to_string(),
+        algorithm: algorithm.name().to_owned(),
+    })
+}
+
 /// A key of the token has no versions.
-fn unversioned(key: KeyId, version: Option<u32>) -> Answer<KeyId> {
+pub fn unversioned(key: KeyId, version: Option<u32>) -> Answer<KeyId> {
     match (&key, version) {
         (KeyId::Hsm(_), Some(_)) => Err(BodyError::field(
             "key_version",
@@ -135,36 +179,52 @@ fn unversioned(key: KeyId, version: Option<u32>) -> Answer<KeyId> {
 }
 
 async fn encrypt_with(state: &State, who: Who, key: KeyId, body: EncryptRequest) -> Answer<EncryptResponse> {
+    let service = state.service.clone();
+    let request = move |key| encryption(key, body);
+    let (id, done) = to_the_end(state, async move { service.encrypt(&who.0, key, request).await }).await?;
+    Ok(encrypted(&id, done))
+}
+
+async fn decrypt_with(state: &State, who: Who, key: KeyId, body: DecryptRequest) -> Answer<web::Json<DecryptResponse>> {
+    let service = state.service.clone();
+    let request = move |key| decryption(key, body);
+    let data = to_the_end(state, async move { service.decrypt(&who.0, key, request).await }).await?;
+    Ok(web::Json(DecryptResponse { data: data.into() }))
+}
+
+async fn sign_with(state: &State, who: Who, key: KeyId, body: SignRequest) -> Answer<SignResponse> {
+    let message_type = body.message_type.unwrap_or_default();
+    let service = state.service.clone();
+    let request = move |key| signing(key, body);
+    let (id, done) = to_the_end(state, async move { service.sign(&who.0, key, request).await }).await?;
+    Ok(signed(&id, message_type, done))
+}
+
+async fn verify_with(state: &State, who: Who, key: KeyId, body: VerifyRequest) -> Answer<web::Json<VerifyResponse>> {
+    let service = state.service.clone();
+    let request = move |key| verification(key, body);
+    let valid = to_the_end(state, async move { service.verify(&who.0, key, request).await }).await?;
+    Ok(web::Json(VerifyResponse { valid }))
+}
+
+/// What is asked of the key.
+pub fn encryption(key: HsmKeyId, body: EncryptRequest) -> Encrypt {
     let EncryptRequest {
         data,
         key_id: _,
         algorithm,
         aad,
     } = body;
-    let service = state.service.clone();
-    let request = move |key| Encrypt {
+    Encrypt {
         key,
         algorithm: choice(algorithm.as_deref(), Operation::Encrypt),
         data: data.into_bytes(),
         aad: aad.map(Base64::into_bytes),
-    };
-    let (id, done) = to_the_end(state, async move { service.encrypt(&who.0, key, request).await }).await?;
-    let hsm_core::Encrypted {
-        algorithm,
-        ciphertext,
-        iv,
-        tag,
-    } = done;
-    Ok(EncryptResponse {
-        algorithm: algorithm.name().to_owned(),
-        key_id: id.to_string(),
-        ciphertext: ciphertext.into(),
-        iv: iv.map(Into::into),
-        tag: tag.map(Into::into),
-    })
+    }
 }
 
-async fn decrypt_with(state: &State, who: Who, key: KeyId, body: DecryptRequest) -> Answer<web::Json<DecryptResponse>> {
+/// What is asked of the key.
+pub fn decryption(key: HsmKeyId, body: DecryptRequest) -> Decrypt {
     let DecryptRequest {
         algorithm,
         key_id: _,
@@ -173,37 +233,79 @@ async fn decrypt_with(state: &State, who: Who, key: KeyId, body: DecryptRequest)
         tag,
         aad,
     } = body;
-    let service = state.service.clone();
-    let request = move |key| Decrypt {
+    Decrypt {
         key,
         algorithm: choice(algorithm.as_deref(), Operation::Decrypt),
         ciphertext: ciphertext.into_bytes(),
         iv: iv.map(Base64::into_bytes),
         tag: tag.map(Base64::into_bytes),
         aad: aad.map(Base64::into_bytes),
-    };
-    let data = to_the_end(state, async move { service.decrypt(&who.0, key, request).await }).await?;
-    Ok(web::Json(DecryptResponse { data: data.into() }))
+    }
 }
 
-async fn sign_with(state: &State, who: Who, key: KeyId, body: SignRequest) -> Answer<SignResponse> {
+/// What is asked of the key.
+pub fn signing(key: HsmKeyId, body: SignRequest) -> Sign {
     let SignRequest {
         data,
         key_id: _,
         algorithm,
         message_type,
         signature_format,
+        context,
     } = body;
-    let message_type = message_type.unwrap_or(MessageType::Raw);
-    let service = state.service.clone();
-    let request = move |key| Sign {
+    Sign {
         key,
         algorithm: choice(algorithm.as_deref(), Operation::Sign),
         data: data.into_bytes(),
-        message_type: core_message_type(message_type),
+        message_type: core_message_type(message_type.unwrap_or_default()),
         format: signature_format.map(core_format),
-    };
-    let (id, done) = to_the_end(state, async move { service.sign(&who.0, key, request).await }).await?;
+        context: context.map(Base64::into_bytes),
+    }
+}
+
+/// What is asked of the key.
+pub fn verification(key: HsmKeyId, body: VerifyRequest) -> Verify {
+    let VerifyRequest {
+        data,
+        signature,
+        key_id: _,
+        algorithm,
+        message_type,
+        signature_format,
+        context,
+    } = body;
+    Verify {
+        signed: Sign {
+            key,
+            algorithm: choice(algorithm.as_deref(), Operation::Verify),
+            data: data.into_bytes(),
+            message_type: core_message_type(message_type.unwrap_or_default()),
+            format: signature_format.map(core_format),
+            context: context.map(Base64::into_bytes),
+        },
+        signature: signature.into_bytes(),
+    }
+}
+
+/// What was encrypted, as it is answered.
+pub fn encrypted(id: &HsmKeyId, done: hsm_core::Encrypted) -> EncryptResponse {
+    let hsm_core::Encrypted {
+        algorithm,
+        ciphertext,
+        iv,
+        tag,
+    } = done;
+    EncryptResponse {
+        algorithm: algorithm.name().to_owned(),
+        key_id: id.to_string(),
+        ciphertext: ciphertext.into(),
+        iv: iv.map(Into::into),
+        tag: tag.map(Into::into),
+    }
+}
+
+/// A signature, as it is answered.
+pub fn signed(id: &HsmKeyId, message_type: MessageType, done: hsm_core::Signed) -> SignResponse {
     let hsm_core::Signed {
         algorithm,
         signature,
@@ -213,37 +315,13 @@ async fn sign_with(state: &State, who: Who, key: KeyId, body: SignRequest) -> An
         hsm_core::SignatureFormat::Der => SignatureFormat::Der,
         hsm_core::SignatureFormat::P1363 => SignatureFormat::P1363,
     });
-    Ok(SignResponse {
+    SignResponse {
         signature: signature.into(),
         algorithm: algorithm.name().to_owned(),
         key_id: id.to_string(),
         message_type,
         signature_format,
-    })
-}
-
-async fn verify_with(state: &State, who: Who, key: KeyId, body: VerifyRequest) -> Answer<web::Json<VerifyResponse>> {
-    let VerifyRequest {
-        data,
-        signature,
-        key_id: _,
-        algorithm,
-        message_type,
-        signature_format,
-    } = body;
-    let service = state.service.clone();
-    let request = move |key| Verify {
-        signed: Sign {
-            key,
-            algorithm: choice(algorithm.as_deref(), Operation::Verify),
-            data: data.into_bytes(),
-            message_type: core_message_type(message_type.unwrap_or(MessageType::Raw)),
-            format: signature_format.map(core_format),
-        },
-        signature: signature.into_bytes(),
-    };
-    let valid = to_the_end(state, async move { service.verify(&who.0, key, request).await }).await?;
-    Ok(web::Json(VerifyResponse { valid }))
+    }
 }
 
 const fn core_message_type(message_type: MessageType) -> hsm_core::MessageType {

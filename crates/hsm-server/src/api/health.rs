@@ -2,13 +2,15 @@
 
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, get, web};
-use hsm_core::Login;
+use hsm_core::key::TokenName;
+use hsm_core::{Hsm, Login};
 use hsm_openapi::document::tag;
 use hsm_openapi::wire::{HealthCheck, Live, NotReady, Ready};
 use hsm_openapi::{Problem, ProblemCode, errors_html};
 
 use super::Answer;
 use crate::app::State;
+use crate::config::token_variable;
 use crate::extract::{NoQuery, Who};
 
 /// Where Prometheus asks.
@@ -24,7 +26,7 @@ pub async fn live() -> web::Json<Live> {
     web::Json(Live::LIVE)
 }
 
-/// Tells whether requests can be served; never waits for the token.
+/// Tells whether requests can be served, which takes one token that serves; never waits for a token.
 #[utoipa::path(tag = tag::HEALTH, security(()), responses(
     (status = 200, description = "Requests can be served", body = Ready),
     (status = 503, description = "They can't, and why", body = NotReady, content_type = "application/problem+json"),
@@ -32,10 +34,53 @@ pub async fn live() -> web::Json<Live> {
 #[get("/health/ready")]
 pub async fn ready(state: web::Data<State>, who: Who) -> Answer<HttpResponse> {
     let service = &state.service;
-    let status = service.hsm().status();
+    let tokens: Vec<_> = service.tokens().iter().map(|(name, hsm)| token(name, hsm)).collect();
+    let some_token = tokens.iter().any(|checks| checks.iter().all(|check| check.ok));
+    let writable = service.audit().writable();
+    let audit = HealthCheck {
+        name: "audit".to_owned(),
+        ok: writable,
+        detail: (!writable).then(|| "the audit log can't be written".to_owned()),
+    };
+    let several = tokens.len() > 1;
+    let checks: Vec<_> = tokens.into_iter().flatten().chain([audit]).collect();
+    if some_token && writable {
+        return Ok(HttpResponse::Ok().json(Ready::new(checks)));
+    }
+    let code = if some_token {
+        ProblemCode::AuditUnavailable
+    } else {
+        ProblemCode::HsmUnavailable
+    };
+    let problem = Problem::new(code, why(&checks, several), who.0.request_id);
+    let mut response = HttpResponse::ServiceUnavailable();
+    response.insert_header((header::CONTENT_TYPE, Problem::CONTENT_TYPE));
+    response.insert_header((header::RETRY_AFTER, code.retry_after_s().unwrap_or(1).to_string()));
+    Ok(response.json(NotReady { problem, checks }))
+}
+
+/// What is wrong: the first of it, or of several tokens all of it, each by its name.
+fn why(checks: &[HealthCheck], several: bool) -> String {
+    let failed = checks.iter().filter(|check| !check.ok);
+    let detail = |check: &HealthCheck| check.detail.clone().unwrap_or_else(|| check.name.clone());
+    if several {
+        let all: Vec<_> = failed
+            .map(|check| format!("{}: {}", check.name, detail(check)))
+            .collect();
+        return all.join("; ");
+    }
+    failed.map(detail).next().unwrap_or_default()
+}
+
+/// Whether a token is there, and whether its login holds.
+fn token(name: Option<&TokenName>, hsm: &Hsm) -> [HealthCheck; 2] {
+    let status = hsm.status();
     let login = match status.login {
         Login::LoggedIn | Login::NotNeeded => None,
-        Login::NoPin => Some("no PIN is configured (HSM_PIN): only what needs no login is done".to_owned()),
+        Login::NoPin => Some(format!(
+            "no PIN is configured ({}): only what needs no login is done",
+            token_variable(name, "pin")
+        )),
         Login::LoggedOut => Some("the login is lost".to_owned()),
         Login::Refused => {
             Some("the PIN was refused, or may not be tried; it is not tried again before a restart".to_owned())
@@ -46,38 +91,19 @@ pub async fn ready(state: web::Data<State>, who: Who) -> Answer<HttpResponse> {
     let away = status
         .unavailable
         .or_else(|| stuck.then(|| "every session hangs in a call of the module".to_owned()));
-    let writable = service.audit().writable();
-    let checks = vec![
+    let named = |kind: &str| name.map_or_else(|| kind.to_owned(), |name| format!("{kind}:{name}"));
+    [
         HealthCheck {
-            name: "token",
+            name: named("token"),
             ok: away.is_none(),
             detail: away,
         },
         HealthCheck {
-            name: "login",
+            name: named("login"),
             ok: !matches!(status.login, Login::LoggedOut | Login::Refused),
             detail: login,
         },
-        HealthCheck {
-            name: "audit",
-            ok: writable,
-            detail: (!writable).then(|| "the audit log can't be written".to_owned()),
-        },
-    ];
-    let Some(first) = checks.iter().find(|check| !check.ok) else {
-        return Ok(HttpResponse::Ok().json(Ready::new(checks)));
-    };
-    let code = if first.name == "audit" {
-        ProblemCode::AuditUnavailable
-    } else {
-        ProblemCode::HsmUnavailable
-    };
-    let detail = first.detail.clone().unwrap_or_else(|| first.name.to_owned());
-    let problem = Problem::new(code, detail, who.0.request_id);
-    let mut response = HttpResponse::ServiceUnavailable();
-    response.insert_header((header::CONTENT_TYPE, Problem::CONTENT_TYPE));
-    response.insert_header((header::RETRY_AFTER, code.retry_after_s().unwrap_or(1).to_string()));
-    Ok(response.json(NotReady { problem, checks }))
+    ]
 }
 
 /// Metrics as Prometheus reads them. Needs no token where only this machine can ask.

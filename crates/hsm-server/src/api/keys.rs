@@ -1,13 +1,13 @@
 //! Keys: made, listed, looked at, destroyed. Under `/hsm` only ids of the token are taken; beside it every id.
 
 use actix_web::http::header;
-use actix_web::{HttpResponse, delete, get, post, web};
+use actix_web::{HttpResponse, HttpResponseBuilder, delete, get, patch, post, web};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hsm_core::key::KeySize;
-use hsm_core::{HsmKeyId, KeyInfo, KeyQuery, KeySpec, KeyType, Label, NewKey, Usage, Usages, encoding};
+use hsm_core::{HsmKeyId, KeyAttributes, KeyInfo, KeyQuery, KeySpec, KeyType, Label, NewKey, Usage, Usages, encoding};
 use hsm_openapi::document::tag;
-use hsm_openapi::wire::{CreateKeyRequest, Jwk, Key, KeyList, KeyListQuery};
+use hsm_openapi::wire::{CreateKeyRequest, Jwk, Key, KeyList, KeyListQuery, UpdateKeyRequest};
 use hsm_openapi::{BodyError, ProblemCode};
 use keymgmt::KeyId;
 use sha2::{Digest, Sha256};
@@ -30,13 +30,21 @@ pub async fn hsm_create_key(
     _: NoQuery,
     body: Body<CreateKeyRequest>,
 ) -> Answer<HttpResponse> {
-    let new = new_key(body.0)?;
+    let (token, new) = new_key(body.0)?;
     let service = state.service.clone();
-    let info = to_the_end(&state, async move { service.create(&who.0, new).await }).await?;
-    let location = format!("{API}/hsm/keys/{}", info.id);
-    Ok(HttpResponse::Created()
-        .insert_header((header::LOCATION, location))
-        .json(wire(info)))
+    let info = to_the_end(
+        &state,
+        async move { service.create(&who.0, token.as_deref(), new).await },
+    )
+    .await?;
+    Ok(created(&info.id).json(wire(info)))
+}
+
+/// 201, and where the key is.
+pub fn created(id: &HsmKeyId) -> HttpResponseBuilder {
+    let mut response = HttpResponse::Created();
+    response.insert_header((header::LOCATION, format!("{API}/hsm/keys/{id}")));
+    response
 }
 
 /// Lists the token's keys, those of other programs too; a list may lag them by some seconds.
@@ -52,6 +60,23 @@ pub async fn hsm_list_keys(state: web::Data<State>, query: Query<KeyListQuery>) 
 pub async fn hsm_get_key(state: web::Data<State>, id: PathKeyId, _: NoQuery) -> Answer<web::Json<Key>> {
     let id = HsmKeyId::parse(&id.0)?;
     Ok(web::Json(wire(state.service.key(id.into()).await?)))
+}
+
+/// Gives a key on the token another label.
+#[utoipa::path(tag = tag::HSM_KEYS, security(("bearer" = ["keys:update"])), params(("key_id" = String, Path, description = "The key's id")), request_body = UpdateKeyRequest, responses((status = 200, description = "The key", body = Key)))]
+#[patch("/keys/{key_id}")]
+pub async fn hsm_update_key(
+    state: web::Data<State>,
+    who: Who,
+    id: PathKeyId,
+    _: NoQuery,
+    body: Body<UpdateKeyRequest>,
+) -> Answer<web::Json<Key>> {
+    let id = HsmKeyId::parse(&id.0)?;
+    let label = Label::parse(&body.0.key_label)?;
+    let service = state.service.clone();
+    let info = to_the_end(&state, async move { service.relabel(&who.0, &id, label).await }).await?;
+    Ok(web::Json(wire(info)))
 }
 
 /// Destroys a key on the token: both halves of a pair, at once and for ever.
@@ -127,7 +152,7 @@ async fn page(state: &State, query: KeyListQuery) -> Answer<web::Json<KeyList>> 
 /// Bytes of a cursor that tell one of ours from an invented one.
 const CHECK: usize = 6;
 
-fn cursor_check(id: &[u8]) -> [u8; 32] {
+fn cursor_check(id: &str) -> [u8; 32] {
     Sha256::new()
         .chain_update(b"cursor of a list of keys")
         .chain_update(id)
@@ -136,7 +161,8 @@ fn cursor_check(id: &[u8]) -> [u8; 32] {
 }
 
 fn cursor_after(id: &HsmKeyId) -> String {
-    let check = cursor_check(id.as_bytes());
+    let id = id.to_string();
+    let check = cursor_check(&id);
     let bytes: Vec<u8> = check.iter().take(CHECK).chain(id.as_bytes()).copied().collect();
     URL_SAFE_NO_PAD.encode(bytes)
 }
@@ -145,8 +171,9 @@ fn read_cursor(cursor: &str) -> Answer<HsmKeyId> {
     let bytes = URL_SAFE_NO_PAD.decode(cursor).ok();
     let parts = bytes.as_deref().and_then(|bytes| bytes.split_at_checked(CHECK));
     let id = parts
+        .and_then(|(check, id)| Some((check, std::str::from_utf8(id).ok()?)))
         .filter(|(check, id)| cursor_check(id).starts_with(check))
-        .and_then(|(_, id)| HsmKeyId::from_bytes(id));
+        .and_then(|(_, id)| HsmKeyId::parse(id).ok());
     id.ok_or_else(|| {
         ApiError::new(
             ProblemCode::InvalidRequest,
@@ -155,7 +182,7 @@ fn read_cursor(cursor: &str) -> Answer<HsmKeyId> {
     })
 }
 
-fn new_key(request: CreateKeyRequest) -> Answer<NewKey> {
+fn new_key(request: CreateKeyRequest) -> Answer<(Option<String>, NewKey)> {
     let CreateKeyRequest {
         key_type,
         key_size,
@@ -164,22 +191,43 @@ fn new_key(request: CreateKeyRequest) -> Answer<NewKey> {
         key_label,
         extractable,
         usages,
+        token,
     } = request;
     let spec = KeySpec::parse(&key_type, key_size, curve.as_deref(), parameter_set.as_deref())?;
-    let key_type = spec.key_type();
+    let KeyAttributes {
+        label,
+        extractable,
+        usages,
+    } = attributes(spec.key_type(), &key_label, extractable, usages)?;
+    let new = NewKey {
+        spec,
+        label,
+        extractable,
+        usages,
+    };
+    Ok((token, new))
+}
+
+/// What every new key is given.
+pub fn attributes(
+    key_type: KeyType,
+    key_label: &str,
+    extractable: Option<bool>,
+    usages: Option<Vec<String>>,
+) -> Answer<KeyAttributes> {
     let usages = match usages {
         Some(names) => Usages::parse(names.iter().map(String::as_str), key_type)?,
         None => Usages::default_for(key_type),
     };
-    Ok(NewKey {
-        spec,
-        label: Label::parse(&key_label)?,
+    Ok(KeyAttributes {
+        label: Label::parse(key_label)?,
         extractable: extractable.unwrap_or(false),
         usages,
     })
 }
 
-fn wire(info: KeyInfo) -> Key {
+/// A key as it is answered.
+pub fn wire(info: KeyInfo) -> Key {
     let KeyInfo {
         id,
         key_type,
@@ -194,7 +242,7 @@ fn wire(info: KeyInfo) -> Key {
     let (key_size, curve, parameter_set) = match size {
         KeySize::Bits(bits) => (Some(bits), None, None),
         KeySize::Curve(curve) => (None, Some(curve.name().to_owned()), None),
-        KeySize::ParameterSet(set) => (None, None, Some(set.to_owned())),
+        KeySize::ParameterSet(set) => (None, None, Some(set.name().to_owned())),
         KeySize::Unknown => (None, None, None),
     };
     Key {
@@ -211,7 +259,16 @@ fn wire(info: KeyInfo) -> Key {
         pkcs11_uri: uri,
         public_key_pem: public_key.as_ref().map(encoding::public_key_pem),
         public_key_jwk: public_key.as_ref().map(|key| {
-            let encoding::Jwk { kty, crv, n, e, x, y } = encoding::jwk(key);
+            let encoding::Jwk {
+                kty,
+                crv,
+                n,
+                e,
+                x,
+                y,
+                alg,
+                public,
+            } = encoding::jwk(key);
             Jwk {
                 kty: kty.to_owned(),
                 crv: crv.map(str::to_owned),
@@ -219,6 +276,8 @@ fn wire(info: KeyInfo) -> Key {
                 y,
                 n,
                 e,
+                alg: alg.map(str::to_owned),
+                public,
             }
         }),
     }
@@ -233,6 +292,8 @@ mod tests {
         let id = HsmKeyId::from_bytes(&[0, 255, 7]).expect("an id");
         let cursor = cursor_after(&id);
         assert_eq!(read_cursor(&cursor).expect("ours"), id);
+        let named = HsmKeyId::parse("hsm:backup:00ff07").expect("an id");
+        assert_eq!(read_cursor(&cursor_after(&named)).expect("ours"), named);
         for invented in ["", "x", "AAAA", "AAECAwQFBgc", &cursor[1..], &format!("{cursor}A")] {
             assert!(read_cursor(invented).is_err(), "{invented}");
         }

@@ -14,9 +14,12 @@ use crate::app::State;
 use crate::problem::ApiError;
 
 pub mod audit;
+pub mod batch;
 pub mod crypto;
 pub mod health;
 pub mod keys;
+pub mod making;
+pub mod requests;
 pub mod slots;
 
 /// What a handler answers.

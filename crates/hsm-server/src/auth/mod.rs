@@ -40,13 +40,6 @@ pub struct Caller {
     pub scopes: ScopeSet,
 }
 
-impl Caller {
-    /// Whether the token allows calls that need `scope`.
-    pub fn may(&self, scope: Scope) -> bool {
-        self.scopes.contains(scope)
-    }
-}
-
 /// Why a caller is not known. Both are answered 401.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AuthError {
@@ -68,9 +61,9 @@ impl AuthError {
     }
 }
 
-/// The value of `WWW-Authenticate` for a token that lacks `scope` (RFC 6750 §3.1).
-pub fn insufficient_scope_challenge(scope: Scope) -> String {
-    format!(r#"Bearer realm="hsm", error="insufficient_scope", scope="{scope}""#)
+/// The value of `WWW-Authenticate` for a token that lacks these scopes (RFC 6750 §3.1).
+pub fn insufficient_scope_challenge(lacking: ScopeSet) -> String {
+    format!(r#"Bearer realm="hsm", error="insufficient_scope", scope="{lacking}""#)
 }
 
 /// The bearer token in a request's `Authorization` headers.

@@ -87,10 +87,36 @@ impl ScopeSet {
         self.0 & scope.bit() != 0
     }
 
+    /// Whether nothing is in the set.
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// What is in this set and not in `other`.
+    #[must_use]
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
     /// Both sets together.
     #[must_use]
     pub const fn union(self, other: Self) -> Self {
         Self(self.0 | other.0)
+    }
+}
+
+/// The names, separated by spaces, as a token has them.
+impl fmt::Display for ScopeSet {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let members = Scope::ALL.iter().filter(|scope| self.contains(**scope));
+        let names: Vec<_> = members.map(|scope| scope.name()).collect();
+        formatter.write_str(&names.join(" "))
+    }
+}
+
+impl From<Scope> for ScopeSet {
+    fn from(scope: Scope) -> Self {
+        Self(scope.bit())
     }
 }
 

@@ -55,13 +55,14 @@ fn prepare(config: &mut Config) -> Result<Ready, Vec<Fault>> {
     }
     let pin = secret("pin")?;
     let jwt_secret = secret("jwt-secret")?;
-    if matches!(&config.library_path, Some(Module::File(_))) {
+    if matches!(&config.library_path, Some(Module::File(_))) || !config.tokens.is_empty() {
         tracing::warn!(
-            "dev uses the token inside this program; HSM_LIBRARY_PATH, HSM_TOKEN_LABEL and HSM_PIN are for `serve`"
+            "dev uses the token inside this program; HSM_LIBRARY_PATH, HSM_TOKEN_LABEL, HSM_PIN and HSM_TOKENS__… are for `serve`"
         );
     }
     config.library_path = Some(Module::Embedded);
     config.token_label = None;
+    config.tokens.clear();
     config.pin = Some(pin);
     config.auth.jwt_secret.get_or_insert(jwt_secret);
     Ready::prepare(config, next_free(config.server.listen))
@@ -127,7 +128,7 @@ async fn demo_key(service: &KeyService, label: &str, spec: KeySpec) -> keymgmt::
         client: None,
     };
     Ok(service
-        .create(&caller, NewKey::new(spec, Label::parse(label)?))
+        .create(&caller, None, NewKey::new(spec, Label::parse(label)?))
         .await?
         .id)
 }

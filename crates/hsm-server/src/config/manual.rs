@@ -12,6 +12,11 @@ from variables, which win. A setting `field` of a `[section]` in the file is the
 `HSM_SECTION__FIELD`. Variables are taken literally: `HSM_PIN=0123` is the PIN 0123; in the file,
 text stands in quotes. An unknown key, in the file or in a variable with `__`, is an error that
 names it; another unknown `HSM_…` variable is a warning.
+
+A token beside the default one has a name of its own, 1 to 64 of `A-Z a-z 0-9 . _ -`, not beginning
+with a dot, and a section `[tokens.<name>]`. In variables the name has upper-case letters and means
+the section of that name in the file, whatever its case; where there is none, the name is that in
+lower case. So no two names may differ by case alone.
 ";
 
 /// The page, as committed in `docs/CONFIG.md`.
@@ -19,7 +24,7 @@ pub fn markdown() -> String {
     let mut page = INTRODUCTION.to_owned();
     let mut section = None;
     for row in Config::rows() {
-        let own = row.path.split_once('.').map_or("", |(section, _)| section);
+        let own = row.path.rsplit_once('.').map_or("", |(section, _)| section);
         if section != Some(own) {
             section = Some(own);
             page.push_str(&heading(own));

@@ -9,30 +9,36 @@ mod rule;
 mod source;
 #[cfg(test)]
 mod tests;
+mod tokens;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use secrecy::{ExposeSecret, SecretString};
-use zeroize::Zeroizing;
+use secrecy::SecretString;
 
 pub use manual::markdown;
 use rule::{Row, Rule, address, choice, flag, meaning, module, number, path, secret, settings, text};
 use source::{Reader, Sources};
+pub use tokens::{FurtherToken, FurtherTokens, ModuleSettings, TokenSettings, token_variable};
 
 /// Shortest HS256 secret, in bytes (RFC 7518 §3.2).
 pub const MIN_JWT_SECRET_BYTES: usize = 32;
 
 /// Longest time that can be set, in milliseconds: one hour.
 const MAX_MS: u64 = 3_600_000;
+/// How many worker sessions a token may have.
+const SESSIONS: RangeInclusive<u64> = 1..=4_096;
+/// How many calls may wait for a token.
+const QUEUE: RangeInclusive<u64> = 0..=1_000_000;
 
 /// What stands in the way of starting: one line that says what to set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
-    path: Option<&'static str>,
+    path: Option<String>,
     text: String,
 }
 
@@ -46,16 +52,17 @@ impl Fault {
     }
 
     /// A fault of one setting, named as in the file.
-    pub fn of(path: &'static str, text: impl Into<String>) -> Self {
+    pub fn of(path: impl Into<String>, text: impl Into<String>) -> Self {
         Self {
-            path: Some(path),
+            path: Some(path.into()),
             text: text.into(),
         }
     }
 
-    /// Whether the PIN is what is wrong (exit code 78: trying again does not help).
+    /// Whether a token's PIN is what is wrong (exit code 78: trying again does not help).
     pub fn is_pin(&self) -> bool {
-        matches!(self.path, Some("pin" | "pin_file"))
+        let field = self.path.as_ref().and_then(|path| path.rsplit('.').next());
+        matches!(field, Some("pin" | "pin_file"))
     }
 }
 
@@ -161,6 +168,9 @@ settings! {
         /// Allows AES-CBC, which is a padding oracle over an API.
         legacy_algorithms: bool = flag();
         section
+        /// Tokens beside the one above.
+        tokens: FurtherTokens;
+        section
         /// How the server is reached.
         server: Server;
         section
@@ -231,9 +241,9 @@ settings! {
         /// Deadline of a key creation, in milliseconds.
         keygen_timeout_ms: u64 = number(1..=MAX_MS, 60_000);
         /// Worker sessions a token; at most what the token states.
-        max_sessions: Option<u64> = number(1..=4_096, 1).optional().described("2 × cores");
+        max_sessions: Option<u64> = number(SESSIONS, 1).optional().described("2 × cores");
         /// Calls that may wait for a session; more are answered 503 `busy`.
-        queue: u64 = number(0..=1_000_000, 1_024);
+        queue: u64 = number(QUEUE, 1_024);
         /// Largest request body in bytes; decrypt and verify take 128 KiB more.
         body_bytes: u64 = number(1..=1_073_741_824, 1_048_576);
     }
@@ -321,21 +331,13 @@ impl Config {
             let text = format!("HSM_LOG__LEVEL (or RUST_LOG): {error}");
             faults.push(Fault::of("log.level", text));
         }
-        if let Some(path) = &self.pin_file {
-            match read_pin(path) {
-                Ok(pin) => {
-                    self.pin = Some(pin);
-                    faults.retain(|fault| fault.path != Some("pin"));
-                }
-                Err(cause) => {
-                    let text = format!("HSM_PIN_FILE: {}: {cause}", path.display());
-                    faults.push(Fault::of("pin_file", text));
-                }
-            }
-        }
+        self.read_pins(faults);
     }
 
     fn validate(&self, purpose: Purpose, sources: &Sources, faults: &mut Vec<Fault>) {
+        if matches!(purpose, Purpose::Serve | Purpose::Check) {
+            self.validate_modules(faults);
+        }
         let mut fault = |path, text: &str| faults.push(Fault::of(path, text));
         let has = |path| sources.has(path);
         if matches!(purpose, Purpose::Serve | Purpose::Check) && !has("library_path") {
@@ -417,23 +419,6 @@ pub fn is_loopback(address: SocketAddr) -> bool {
         IpAddr::V4(ip) => ip.is_loopback(),
         IpAddr::V6(ip) => ip.to_canonical().is_loopback(),
     }
-}
-
-/// The PIN in `path`, without one newline at its end.
-fn read_pin(path: &Path) -> Result<SecretString, String> {
-    let bytes = std::fs::read(path).map_err(|error| format!("can't be read: {error}"))?;
-    let bytes = Zeroizing::new(bytes);
-    let text = std::str::from_utf8(&bytes).map_err(|_| "is not valid UTF-8".to_owned())?;
-    let line = text.strip_suffix('\n').unwrap_or(text);
-    let line = line
-        .strip_suffix('\r')
-        .filter(|_| line.len() < text.len())
-        .unwrap_or(line);
-    let pin = SecretString::from(line);
-    if pin.expose_secret().is_empty() {
-        return Err("holds no PIN".to_owned());
-    }
-    Ok(pin)
 }
 
 fn default_data_dir(environment: &BTreeMap<String, String>) -> Option<PathBuf> {

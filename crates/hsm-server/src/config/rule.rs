@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
+use hsm_core::key::TokenName;
 use secrecy::SecretString;
 
 use super::Module;
@@ -221,8 +222,37 @@ impl Row {
 }
 
 /// The variable that sets `path`.
-pub(super) fn variable(path: &str) -> String {
+fn variable(path: &str) -> String {
     format!("HSM_{}", path.to_ascii_uppercase().replace('.', "__"))
+}
+
+/// Stands in a declared path for the name of a further token.
+pub(super) const NAME: &str = "<name>";
+
+/// One setting: a declared path, and of which token it is if it is a further token's.
+#[derive(Clone, Copy)]
+pub(super) struct Setting<'a> {
+    pub(super) path: &'a str,
+    pub(super) token: Option<&'a TokenName>,
+}
+
+impl Setting<'_> {
+    /// `section.field`, as in the file.
+    pub(super) fn path(self) -> String {
+        self.filled(self.path, str::to_owned)
+    }
+
+    /// The variable that sets it.
+    pub(super) fn variable(self) -> String {
+        self.filled(&variable(self.path), str::to_ascii_uppercase)
+    }
+
+    fn filled(self, declared: &str, written: impl Fn(&str) -> String) -> String {
+        let Some(token) = self.token else {
+            return declared.to_owned();
+        };
+        declared.replace(&written(NAME), &written(token.as_str()))
+    }
 }
 
 /// The doc comment's lines as one text.

@@ -1,21 +1,27 @@
 //! Where settings come from: a TOML file, overridden by variables. What a source holds that is
 //! no setting is found here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use figment::providers::{Format, Toml};
 use figment::value::{Dict, Map, Num, Value};
 use figment::{Figment, Metadata, Profile, Provider};
+use hsm_core::key::TokenName;
 
-use super::rule::{Given, Row, Rule, variable};
+use super::rule::{Given, NAME, Row, Rule, Setting};
 use super::{Fault, Warning};
 
 const DEFAULT_FILE: &str = "hsm.toml";
 const ENVIRONMENT: &str = "the environment";
 /// Says where the file is, so it can't be a setting in it.
 const CONFIG_VARIABLE: &str = "HSM_CONFIG";
+/// The section of further tokens, each a section of its own.
+const TOKENS: &str = "tokens";
+/// What variables of further tokens begin with, before the name, `__` and the field.
+const TOKENS_VARIABLE: &str = "HSM_TOKENS__";
+const NAMES: &str = "1 to 64 of A-Z a-z 0-9 . _ -, not beginning with a dot";
 
 /// A source's values, as figment wants them.
 struct Layer {
@@ -36,6 +42,7 @@ impl Provider for Layer {
 /// Both sources put together.
 pub(super) struct Sources {
     merged: Figment,
+    tokens: BTreeSet<TokenName>,
     pub(super) faults: Vec<Fault>,
     pub(super) warnings: Vec<Warning>,
 }
@@ -46,11 +53,16 @@ impl Sources {
     pub(super) fn read(environment: &BTreeMap<String, String>, rows: &[Row]) -> Self {
         let mut faults = Vec::new();
         let file = read_file(environment.get(CONFIG_VARIABLE), &mut faults);
-        unknown_in_file(&file, rows, &mut faults);
-        let variables = read_variables(environment, rows, &mut faults);
-        let warnings = unknown_variables(environment, rows, &mut faults);
+        let (of_tokens, rows): (Vec<_>, Vec<_>) = rows.iter().partition(|row| row.path.contains(NAME));
+        let mut tokens = BTreeSet::new();
+        unknown_in_file(&file, &rows, &mut faults);
+        tokens_in_file(&file, &of_tokens, &mut tokens, &mut faults);
+        let mut variables = read_variables(environment, &rows, &mut faults);
+        let warnings = unknown_variables(environment, &rows, &mut faults);
+        read_token_variables(environment, &of_tokens, &mut variables, &mut tokens, &mut faults);
         Self {
             merged: Figment::new().merge(file).merge(variables),
+            tokens,
             faults,
             warnings,
         }
@@ -60,6 +72,8 @@ impl Sources {
     pub(super) fn reader(&mut self) -> Reader<'_> {
         Reader {
             merged: &self.merged,
+            tokens: &self.tokens,
+            token: None,
             faults: &mut self.faults,
         }
     }
@@ -73,36 +87,72 @@ impl Sources {
 /// Takes settings one by one and collects what is wrong with them.
 pub(super) struct Reader<'a> {
     merged: &'a Figment,
+    tokens: &'a BTreeSet<TokenName>,
+    token: Option<&'a TokenName>,
     faults: &'a mut Vec<Fault>,
 }
 
 impl Reader<'_> {
+    /// The names of the further tokens.
+    pub(super) fn tokens(&self) -> BTreeSet<TokenName> {
+        self.tokens.clone()
+    }
+
+    /// A reader of the settings of one further token.
+    pub(super) fn of_token<'b>(&'b mut self, name: &'b TokenName) -> Reader<'b> {
+        Reader {
+            merged: self.merged,
+            tokens: self.tokens,
+            token: Some(name),
+            faults: self.faults,
+        }
+    }
+
     /// The setting's value; what stands in for an absent one if it is missing or faulty.
     pub(super) fn take<T>(&mut self, path: &'static str, rule: &Rule<T>) -> T {
-        let Ok(value) = self.merged.find_value(path) else {
+        let Some(value) = self.find(path) else {
             return (rule.absent)();
         };
         let source = self
             .merged
-            .find_metadata(path)
+            .get_metadata(value.tag())
             .map_or(ENVIRONMENT, |metadata| metadata.name.as_ref());
         let given = scalar(&value, source == ENVIRONMENT);
         if let Some(converted) = given.and_then(|given| (rule.convert)(given)) {
             return converted;
         }
+        let setting = Setting {
+            path,
+            token: self.token,
+        };
         let place = if source == ENVIRONMENT {
-            variable(path)
+            setting.variable()
         } else {
-            format!("{path} in {source} ({})", variable(path))
+            format!("{} in {source} ({})", setting.path(), setting.variable())
         };
         let found = match (rule.secret, given) {
             (true, _) => " (its value is not shown)".to_owned(),
             (false, given) => format!(", not {}", shown(given)),
         };
         let text = format!("{place}: must be {}{found}", rule.expected);
-        self.faults.push(Fault::of(path, text));
+        self.faults.push(Fault::of(setting.path(), text));
         (rule.absent)()
     }
+
+    /// A token's name may have dots, so that it can't be a part of a path.
+    fn find(&self, path: &str) -> Option<Value> {
+        let Some(token) = self.token else {
+            return self.merged.find_value(path).ok();
+        };
+        let tokens = self.merged.find_value(TOKENS).ok()?.into_dict()?;
+        let fields = tokens.get(token.as_str())?.as_dict()?;
+        fields.get(field_of(path)).cloned()
+    }
+}
+
+/// The last part of a declared path.
+fn field_of(path: &str) -> &str {
+    path.rsplit_once('.').map_or(path, |(_, field)| field)
 }
 
 fn scalar(value: &Value, from_variable: bool) -> Option<Given<'_>> {
@@ -169,23 +219,69 @@ fn parse_toml(text: &str) -> Result<Dict, String> {
     Ok(parsed.into_values().next().unwrap_or_default())
 }
 
-fn unknown_in_file(file: &Layer, rows: &[Row], faults: &mut Vec<Fault>) {
+fn unknown_in_file(file: &Layer, rows: &[&Row], faults: &mut Vec<Fault>) {
     let known: Vec<_> = rows.iter().map(|row| row.path.to_owned()).collect();
-    for (key, value) in &file.values {
+    for (key, value) in file.values.iter().filter(|(key, _)| *key != TOKENS) {
         let prefix = format!("{key}.");
         if !known.iter().any(|path| path.starts_with(&prefix)) {
             unknown_key(&file.name, key, &known, faults);
             continue;
         }
-        let Value::Dict(_, fields) = value else {
-            let text = format!("{key} in {}: is a section, not a value", file.name);
-            faults.push(Fault::new(text));
+        let Some(fields) = section(&file.name, key, value, faults) else {
             continue;
         };
         for field in fields.keys() {
             unknown_key(&file.name, &format!("{prefix}{field}"), &known, faults);
         }
     }
+}
+
+/// The fields of a section.
+fn section<'a>(file: &str, key: &str, value: &'a Value, faults: &mut Vec<Fault>) -> Option<&'a Dict> {
+    let fields = value.as_dict();
+    if fields.is_none() {
+        let key = key.escape_debug();
+        faults.push(Fault::new(format!("{key} in {file}: is a section, not a value")));
+    }
+    fields
+}
+
+/// Which further tokens the file has.
+fn tokens_in_file(file: &Layer, rows: &[&Row], tokens: &mut BTreeSet<TokenName>, faults: &mut Vec<Fault>) {
+    let sections = file.values.get(TOKENS);
+    let sections = sections.and_then(|value| section(&file.name, TOKENS, value, faults));
+    for (text, value) in sections.into_iter().flatten() {
+        let key = format!("{TOKENS}.{text}");
+        let shown = key.escape_debug();
+        let Some(name) = TokenName::parse(text) else {
+            let text = format!("{shown} in {}: a token's name must be {NAMES}", file.name);
+            faults.push(Fault::new(text));
+            continue;
+        };
+        if let Some(other) = same_but_for_case(tokens, text) {
+            let text = format!(
+                "{shown} in {}: the names `{other}` and `{name}` differ by case alone, and variables could not tell them apart",
+                file.name
+            );
+            faults.push(Fault::new(text));
+            continue;
+        }
+        if let Some(fields) = section(&file.name, &key, value, faults) {
+            let token = Some(&name);
+            let known: Vec<_> = rows
+                .iter()
+                .map(|row| Setting { path: row.path, token }.path())
+                .collect();
+            for field in fields.keys() {
+                unknown_key(&file.name, &format!("{key}.{field}"), &known, faults);
+            }
+            tokens.insert(name);
+        }
+    }
+}
+
+fn same_but_for_case<'a>(tokens: &'a BTreeSet<TokenName>, text: &str) -> Option<&'a TokenName> {
+    tokens.iter().find(|name| name.as_str().eq_ignore_ascii_case(text))
 }
 
 fn unknown_key(file: &str, key: &str, known: &[String], faults: &mut Vec<Fault>) {
@@ -197,23 +293,86 @@ fn unknown_key(file: &str, key: &str, known: &[String], faults: &mut Vec<Fault>)
     faults.push(Fault::new(format!("{key} in {file}: unknown setting{hint}")));
 }
 
-fn read_variables(environment: &BTreeMap<String, String>, rows: &[Row], faults: &mut Vec<Fault>) -> Layer {
+fn read_variables(environment: &BTreeMap<String, String>, rows: &[&Row], faults: &mut Vec<Fault>) -> Layer {
     let mut values = Dict::new();
     for row in rows {
         let name = row.variable();
         let Some(text) = environment.get(&name) else {
             continue;
         };
-        if text.contains(char::REPLACEMENT_CHARACTER) {
-            faults.push(Fault::of(row.path, format!("{name}: is not valid UTF-8")));
-            continue;
+        if let Some(value) = variable_value(row.path, &name, text, faults) {
+            insert(&mut values, row.path, value);
         }
-        // Always text: figment's own parsing of variables would make a number of the PIN 0123.
-        insert(&mut values, row.path, Value::from(text.clone()));
     }
     Layer {
         name: ENVIRONMENT.to_owned(),
         values,
+    }
+}
+
+/// Always text: figment's own parsing of variables would make a number of the PIN 0123.
+fn variable_value(path: &str, name: &str, text: &str, faults: &mut Vec<Fault>) -> Option<Value> {
+    if text.contains(char::REPLACEMENT_CHARACTER) {
+        faults.push(Fault::of(path, format!("{name}: is not valid UTF-8")));
+        return None;
+    }
+    Some(Value::from(text))
+}
+
+/// The settings of further tokens that variables give, and which tokens they name beside those of the file.
+fn read_token_variables(
+    environment: &BTreeMap<String, String>,
+    rows: &[&Row],
+    variables: &mut Layer,
+    tokens: &mut BTreeSet<TokenName>,
+    faults: &mut Vec<Fault>,
+) {
+    let mut set: BTreeMap<String, &str> = BTreeMap::new();
+    let mut values = Dict::new();
+    for (variable, text) in environment {
+        let Some(rest) = variable.strip_prefix(TOKENS_VARIABLE) else {
+            continue;
+        };
+        let shown = variable.escape_debug();
+        let (written, field) = rest.rsplit_once("__").unwrap_or(("", rest));
+        let Some(name) = TokenName::parse(&written.to_ascii_lowercase()) else {
+            let text = format!(
+                "{shown}: must be {TOKENS_VARIABLE}, a token's name, which is {NAMES}, then __ and one of its settings"
+            );
+            faults.push(Fault::new(text));
+            continue;
+        };
+        let name = same_but_for_case(tokens, written).cloned().unwrap_or(name);
+        let token = Some(&name);
+        let settings: Vec<_> = rows.iter().map(|row| Setting { path: row.path, token }).collect();
+        let Some(setting) = settings
+            .iter()
+            .find(|setting| field == field_of(setting.path).to_ascii_uppercase())
+        else {
+            let known: Vec<_> = settings.iter().map(|setting| setting.variable()).collect();
+            let hint = suggestion(variable, &known);
+            faults.push(Fault::new(format!("{shown}: unknown setting{hint}")));
+            continue;
+        };
+        if let Some(other) = set.insert(setting.variable(), variable) {
+            faults.push(Fault::of(
+                setting.path(),
+                format!("{shown}: is the same setting as {other}; unset one of them"),
+            ));
+            continue;
+        }
+        if let Some(value) = variable_value(&setting.path(), variable, text, faults) {
+            let fields = values
+                .entry(name.to_string())
+                .or_insert_with(|| Value::from(Dict::new()));
+            if let Value::Dict(_, fields) = fields {
+                fields.insert(field_of(setting.path).to_owned(), value);
+            }
+        }
+        tokens.insert(name);
+    }
+    if !values.is_empty() {
+        variables.values.insert(TOKENS.to_owned(), Value::from(values));
     }
 }
 
@@ -230,15 +389,15 @@ fn insert(values: &mut Dict, path: &str, value: Value) {
     }
 }
 
-fn unknown_variables(environment: &BTreeMap<String, String>, rows: &[Row], faults: &mut Vec<Fault>) -> Vec<Warning> {
-    let mut known: Vec<_> = rows.iter().map(Row::variable).collect();
+fn unknown_variables(environment: &BTreeMap<String, String>, rows: &[&Row], faults: &mut Vec<Fault>) -> Vec<Warning> {
+    let mut known: Vec<_> = rows.iter().map(|row| row.variable()).collect();
     known.push(CONFIG_VARIABLE.to_owned());
     let mut warnings = Vec::new();
     for name in environment.keys() {
         let Some(setting) = name.strip_prefix("HSM_") else {
             continue;
         };
-        if known.contains(name) {
+        if known.contains(name) || name.starts_with(TOKENS_VARIABLE) {
             continue;
         }
         let hint = suggestion(name, &known);

@@ -19,9 +19,9 @@ const SERVE: [(&str, &str); 2] = [
     ("HSM_AUTH__JWT_SECRET", SECRET),
 ];
 
-type Loaded = Result<(Config, Vec<Warning>), Vec<Fault>>;
+pub(super) type Loaded = Result<(Config, Vec<Warning>), Vec<Fault>>;
 
-fn load(purpose: Purpose, variables: &[(&str, &str)]) -> Loaded {
+pub(super) fn load(purpose: Purpose, variables: &[(&str, &str)]) -> Loaded {
     let home = [("HOME", "/home/someone")];
     let all = home.iter().chain(variables);
     Config::load(
@@ -30,16 +30,16 @@ fn load(purpose: Purpose, variables: &[(&str, &str)]) -> Loaded {
     )
 }
 
-fn audit(variables: &[(&str, &str)]) -> Config {
+pub(super) fn audit(variables: &[(&str, &str)]) -> Config {
     load(Purpose::Audit, variables).unwrap().0
 }
 
-fn faults(loaded: Loaded) -> Vec<String> {
+pub(super) fn faults(loaded: Loaded) -> Vec<String> {
     loaded.unwrap_err().iter().map(Fault::to_string).collect()
 }
 
 /// The one fault that `variables` make for `purpose`.
-fn fault(purpose: Purpose, variables: &[(&str, &str)]) -> String {
+pub(super) fn fault(purpose: Purpose, variables: &[(&str, &str)]) -> String {
     let mut faults = faults(load(purpose, variables));
     assert_eq!(faults.len(), 1, "{faults:?}");
     faults.remove(0)
@@ -49,20 +49,20 @@ fn serve_with(extra: &[(&'static str, &'static str)]) -> Vec<(&'static str, &'st
     SERVE.iter().chain(extra).copied().collect()
 }
 
-struct File {
+pub(super) struct File {
     _folder: tempfile::TempDir,
     path: PathBuf,
 }
 
 impl File {
-    fn holding(content: impl AsRef<[u8]>) -> Self {
+    pub(super) fn holding(content: impl AsRef<[u8]>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("settings");
         std::fs::write(&path, content).unwrap();
         Self { _folder: folder, path }
     }
 
-    fn path(&self) -> &str {
+    pub(super) fn path(&self) -> &str {
         self.path.to_str().unwrap()
     }
 }
@@ -195,13 +195,13 @@ fn all_faults_come_at_once_and_name_the_variable() {
             ("HSM_AUDIT__SYNC", "sometimes"),
             ("HSM_SERVER__TLS_CERT", "c.pem"),
             ("HSM_SERVER__LISSEN", "x"),
-            ("HSM_TOKENS__B__PIN", "x"),
+            ("HSM_TOKENS__B__PINN", "x"),
         ],
     );
     let faults = faults(loaded);
     let expected = [
         "HSM_SERVER__LISSEN: unknown setting; did you mean HSM_SERVER__LISTEN?",
-        "HSM_TOKENS__B__PIN: unknown setting",
+        "HSM_TOKENS__B__PINN: unknown setting; did you mean HSM_TOKENS__B__PIN?",
         "HSM_SERVER__LISTEN: must be address:port, such as 127.0.0.1:8080 or [::1]:8080, not \"nonsense\"",
         "HSM_AUDIT__SYNC: must be one of always, interval, not \"sometimes\"",
         "HSM_LIMITS__HSM_TIMEOUT_MS: must be a whole number from 1 to 3600000, not \"0\"",

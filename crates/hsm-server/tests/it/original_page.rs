@@ -54,12 +54,13 @@ fn check_slot(slot: &Value) {
         "token_serial",
         "token_manufacturer",
         "firmware_version",
+        "module",
     ];
     for name in members {
         let value = slot.get(name).unwrap_or_else(|| panic!("{name}: {slot}"));
         assert!(value.is_string() || value.is_null(), "{name}: {slot}");
     }
-    assert_eq!(slot.as_object().unwrap().len(), 10, "{slot}");
+    assert_eq!(slot.as_object().unwrap().len(), 11, "{slot}");
 }
 
 #[test]

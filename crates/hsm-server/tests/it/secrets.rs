@@ -99,6 +99,28 @@ fn use_everything(server: &Server, bearer: &str, foreign: Option<&str>) -> Vec<R
     ] {
         replies.push(caller.post_text("/api/v1/hsm/sign", body));
     }
+    // Keys in clear, and secrets in batches.
+    let import = json!({"key_type": "HMAC", "format": "raw", "key_material": data, "key_label": "brought"});
+    for more in [
+        json!({}),
+        json!({"key_type": "AES"}),
+        json!({"format": "pkcs8", "key_type": "EC"}),
+        json!({"format": PLAINTEXT}),
+        json!({"key_material": PLAINTEXT}),
+        json!({"key_material": [data]}),
+        json!({"format": "wrapped", "wrapping_key_id": aes, "algorithm": "AES-KWP"}),
+    ] {
+        replies.push(caller.post("/api/v1/hsm/keys/import", &merged(&import, more)));
+    }
+    let sign = merged(&good, json!({"operation": "sign"}));
+    let items = [
+        sign.clone(),
+        merged(&sign, json!({"data": PLAINTEXT})),
+        merged(&sign, json!({"operation": PLAINTEXT})),
+        json!(PLAINTEXT),
+        json!({PLAINTEXT: data}),
+    ];
+    replies.push(caller.post("/api/v1/hsm/batch", &json!({"operations": items})));
     replies.push(server.bearer(&format!("{bearer}x")).get("/api/v1/hsm/keys"));
     replies.push(caller.raw(
         "GET",

@@ -244,13 +244,13 @@ fn unknown_settings_are_named() {
     let builder = softhsm();
     let file = builder.scratch().file(
         "hsm.toml",
-        "colour = 1\n[server]\nlisten = \"127.0.0.1:0\"\nspeed = 2\n[tokens.other]\n",
+        "colour = 1\n[server]\nlisten = \"127.0.0.1:0\"\nspeed = 2\n[tokens.other]\ncolour = 1\n",
     );
     let ended = builder.env("HSM_CONFIG", file.to_str().unwrap()).refused();
     assert_eq!(ended.code, Some(1));
     let faults = faults(&ended);
     assert_eq!(faults.len(), 3, "{faults:?}");
-    for name in ["colour", "server.speed", "tokens"] {
+    for name in ["colour", "server.speed", "tokens.other.colour"] {
         assert!(faults.iter().any(|fault| fault.contains(name)), "{name}: {faults:?}");
     }
 }

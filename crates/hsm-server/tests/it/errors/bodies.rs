@@ -39,6 +39,38 @@ fn bad_bodies_change_nothing_and_the_server_still_serves() {
             "/api/v1/hsm/verify",
             json!({"key_id": aes, "data": DATA, "signature": "AAAA", "algorithm": "AES-CMAC", "message_type": "raw", "signature_format": null}),
         ),
+        (
+            "/api/v1/hsm/keys/import",
+            json!({"key_type": "AES", "key_label": "bad", "format": "raw", "key_material": DATA, "usages": ["encrypt"], "extractable": true, "token": "none"}),
+        ),
+        (
+            "/api/v1/hsm/keys/import",
+            json!({"key_type": "AES", "key_label": "bad", "format": "wrapped", "wrapping_key_id": aes, "algorithm": "AES-KW", "key_material": DATA}),
+        ),
+        (
+            "/api/v1/hsm/wrap",
+            json!({"key_id": aes, "target_key_id": aes, "algorithm": "AES-KW"}),
+        ),
+        ("/api/v1/wrap", json!({"key_id": aes, "target_key_id": aes})),
+        (
+            "/api/v1/hsm/derive",
+            json!({"key_id": aes, "algorithm": "ECDH", "public_key": "", "salt": DATA, "info": DATA, "key_type": "AES", "key_size": 128, "key_label": "bad", "usages": ["encrypt"], "extractable": false}),
+        ),
+        (
+            "/api/v1/hsm/encapsulate",
+            json!({"key_id": aes, "key_type": "AES", "key_size": 128, "key_label": "bad", "usages": ["encrypt"], "extractable": false}),
+        ),
+        (
+            "/api/v1/hsm/decapsulate",
+            json!({"key_id": aes, "ciphertext": DATA, "key_type": "AES", "key_size": 128, "key_label": "bad", "usages": ["encrypt"], "extractable": false}),
+        ),
+        (
+            "/api/v1/hsm/keys/hsm:00/csr",
+            json!({"subject": "CN=a", "subject_alt_names": ["a.example"], "algorithm": "RS256"}),
+        ),
+        ("/api/v1/hsm/random", json!({"length": 1, "token": "none"})),
+        ("/api/v1/hsm/batch", json!({"operations": [{"operation": "sign"}]})),
+        ("/api/v1/batch", json!({"operations": [{"operation": "sign"}]})),
         ("/api/v1/encrypt", json!({"key_id": aes, "data": DATA})),
         (
             "/api/v1/decrypt",
@@ -125,7 +157,13 @@ fn wrong_members(caller: &Caller, path: &str, good: &Value) {
             json!(true),
             json!([[]]),
         ] {
-            if name == "extractable" && wrong.is_boolean() {
+            // A malformed item is answered by itself.
+            let right = match name.as_str() {
+                "extractable" => wrong.is_boolean(),
+                "operations" => wrong.is_array(),
+                _ => false,
+            };
+            if right {
                 continue;
             }
             named(merged(good, json!({name: wrong})).to_string(), name);
@@ -134,7 +172,7 @@ fn wrong_members(caller: &Caller, path: &str, good: &Value) {
         named(upper.to_string(), &name.to_uppercase());
         let binary = matches!(
             name.as_str(),
-            "data" | "ciphertext" | "iv" | "tag" | "aad" | "signature"
+            "data" | "ciphertext" | "iv" | "tag" | "aad" | "signature" | "key_material" | "salt" | "info"
         );
         for wrong in [
             "no base64!",
@@ -154,7 +192,21 @@ fn wrong_members(caller: &Caller, path: &str, good: &Value) {
             }
         }
     }
-    let required = ["key_type", "key_label", "key_id", "data", "ciphertext", "signature"];
+    let required = [
+        "key_type",
+        "key_label",
+        "key_id",
+        "data",
+        "ciphertext",
+        "signature",
+        "format",
+        "key_material",
+        "wrapping_key_id",
+        "target_key_id",
+        "subject",
+        "length",
+        "operations",
+    ];
     for name in required.into_iter().filter(|name| good.get(*name).is_some()) {
         named(merged(good, json!({name: ABSENT})).to_string(), name);
         named(merged(good, json!({name: null})).to_string(), name);
