@@ -168,6 +168,10 @@ impl Session for Memory {
         Ok(())
     }
 
+    fn certified(&mut self, _: Option<&[u8]>) -> Outcome<Vec<(Vec<u8>, PublicKey)>> {
+        Ok(Vec::new())
+    }
+
     fn find(&mut self, filter: &Filter<'_>) -> Outcome<Vec<Handle>> {
         let store = self.store();
         let fits = |key: &Key| match filter {

@@ -15,6 +15,11 @@ pub type Outcome<T> = Result<T, Failure>;
 pub trait Backend: Send + Sync + 'static {
     /// The slots, each with what is in it (C_GetSlotList, C_GetSlotInfo, C_GetTokenInfo).
     fn slots(&self) -> Outcome<Vec<Slot>>;
+    /// The token in `slot` as it is now (C_GetTokenInfo); `None` if there is none.
+    fn token_in(&self, slot: u64) -> Outcome<Option<Token>> {
+        let found = self.slots()?.into_iter().find(|found| found.id == slot);
+        Ok(found.and_then(|found| found.token))
+    }
     /// What the token in `slot` can do (C_GetMechanismList, C_GetMechanismInfo).
     fn mechanisms(&self, slot: u64) -> Outcome<Vec<MechanismInfo>>;
     /// Opens a read-write session on the token in `slot`, or a read-only one where the token is write-protected (C_OpenSession).
@@ -38,6 +43,9 @@ pub trait Session: Send {
     fn find(&mut self, filter: &Filter<'_>) -> Outcome<Vec<Handle>>;
     /// What the token tells of an object (C_GetAttributeValue); `None` if it is no key of a type that the gateway knows.
     fn read(&mut self, object: Handle) -> Outcome<Option<Object>>;
+    /// The public keys that certificates on the token are about, each with the certificate's CKA_ID: all of them, or those
+    /// with this id. For private keys that have no public object.
+    fn certified(&mut self, id: Option<&[u8]>) -> Outcome<Vec<(Vec<u8>, PublicKey)>>;
     /// Makes a key (C_GenerateKey, C_GenerateKeyPair).
     fn generate(&mut self, spec: KeySpec, template: &Template<'_>) -> Outcome<Made>;
     /// Puts a key from outside on the token (C_CreateObject): a secret, both halves of a pair, or a public key alone.
@@ -296,8 +304,7 @@ pub struct Object {
     pub size: KeySize,
     /// CKA_ALWAYS_AUTHENTICATE: the user logs in for each use.
     pub always_authenticate: bool,
-    /// The public key, as far as it is told: by a public object, by the private one (its modulus, CKA_PUBLIC_KEY_INFO), or
-    /// by a certificate with the same CKA_ID.
+    /// The public key, as far as this object tells it: a public one, or a private one (its modulus, CKA_PUBLIC_KEY_INFO).
     pub public_key: Option<PublicKey>,
 }
 

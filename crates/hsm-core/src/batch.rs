@@ -1,7 +1,7 @@
 //! Many operations as one call: one place in the queue, one session, each item on its own account.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use zeroize::Zeroizing;
 
@@ -103,6 +103,10 @@ enum Item {
 }
 
 type Answers = Vec<Result<BatchDone>>;
+type Items = std::iter::Enumerate<std::vec::IntoIter<Item>>;
+
+/// How long a batch goes on while others wait.
+const SLICE: Duration = Duration::from_millis(100);
 
 /// The answers of a batch under way.
 struct Batch(Mutex<Option<Open>>);
@@ -132,21 +136,11 @@ impl Batch {
             reply.settle(Ok(answers.collect()))
         })
     }
-
-    /// Ends the call with an error of its own.
-    fn refuse(&self, error: Error) -> bool {
-        let open = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-        open.is_some_and(|open| open.reply.settle(Err(error)))
-    }
 }
 
 impl Settle for Batch {
     fn fail(&self, error: Error) -> bool {
-        match error {
-            // Nothing was begun.
-            Error::Busy | Error::Unavailable(_) => self.refuse(error),
-            error => self.end(&error),
-        }
+        self.end(&error)
     }
 }
 
@@ -158,8 +152,8 @@ impl Hsm {
     /// begins. An item that exceeds it is answered [`Error::Timeout`], and with it all after it, since the session hangs;
     /// those before it keep their answers.
     ///
-    /// # Errors
-    /// [`Error::Busy`] if the queue is full, [`Error::Unavailable`] if the token is away when the batch begins.
+    /// A long batch lets others that wait go before, now and then, and keeps its place. Items that the queue has no room for,
+    /// or that a service which ends does not come to, are [`Error::Busy`].
     pub fn batch(&self, items: Vec<BatchItem>) -> Call<Answers> {
         let (reply, call) = call::pair();
         let shared = self.shared().clone();
@@ -238,19 +232,20 @@ fn submit(shared: &Arc<Shared>, batch: Arc<Batch>, items: Vec<Item>) {
         return;
     }
     if let Err(error) = shared.link.check() {
-        batch.refuse(error);
+        batch.end(&error);
         return;
     }
     shared.queue.submit(Job {
         settle: batch.clone(),
         deadline: Instant::now() + shared.options.timeout,
-        run: Box::new(move |worker| run(worker, &batch, items)),
+        run: Box::new(move |worker| run(worker, batch, items.into_iter().enumerate())),
     });
 }
 
-fn run(worker: &mut Worker, batch: &Batch, items: Vec<Item>) {
+fn run(worker: &mut Worker, batch: Arc<Batch>, mut items: Items) {
     let shared = worker.shared.clone();
-    for (at, item) in items.into_iter().enumerate() {
+    let began = Instant::now();
+    while let Some((at, item)) = items.next() {
         if !batch.is_open() {
             // The watchdog has answered for the rest.
             return;
@@ -272,6 +267,17 @@ fn run(worker: &mut Worker, batch: &Batch, items: Vec<Item>) {
             Item::Answered => Err(Error::Internal("an item was answered before".into())),
         });
         batch.answer(at, answer);
+        if shared.queue.is_winding_down() {
+            break;
+        }
+        if began.elapsed() >= SLICE && shared.queue.others_wait() {
+            shared.queue.put_back(Job {
+                settle: batch.clone(),
+                deadline: Instant::now() + shared.options.timeout,
+                run: Box::new(move |worker| run(worker, batch, items)),
+            });
+            return;
+        }
     }
-    batch.end(&Error::Internal("the item ended without an answer".into()));
+    batch.end(&Error::Busy);
 }

@@ -65,6 +65,13 @@ pub struct Capabilities {
 #[derive(Default)]
 pub(crate) struct Trials(Mutex<Option<Arc<[KeyTypeSupport]>>>);
 
+impl Trials {
+    /// Another token may make other keys, or the same one after an update.
+    pub(crate) fn forget(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
 impl Hsm {
     /// What the token can do. What its mechanism list does not tell is tried once, with keys that live in the session alone.
     pub fn capabilities(&self) -> Call<Capabilities> {
@@ -80,19 +87,11 @@ impl Hsm {
 fn capabilities(worker: &mut Worker) -> Result<Capabilities> {
     let shared = worker.shared.clone();
     let key_types = key_types(worker)?;
-    let makes = |key_type: KeyType| key_types.iter().find(|made| made.key_type == key_type);
     let legacy = shared.options.legacy_algorithms;
     let mut algorithms = Vec::new();
     for row in ROWS.iter().filter(|row| legacy || row.scheme != Scheme::Cbc) {
         for operation in row.operations.iter().copied() {
-            let told = match makes(row.key_type) {
-                Some(KeyTypeSupport {
-                    support: Support::No,
-                    why,
-                    ..
-                }) => Err(Error::NotSupported(why.clone().unwrap_or_default().into())),
-                _ => how(worker, row, operation),
-            };
+            let told = how(worker, row, operation).and_then(|how| has_keys(&shared, &key_types, row).map(|()| how));
             let (support, why) = match told {
                 Ok(None) => (Support::Native, None),
                 Ok(Some(why)) => (Support::Composed, Some(why)),
@@ -111,6 +110,20 @@ fn capabilities(worker: &mut Worker) -> Result<Capabilities> {
         algorithms,
         key_types: key_types.to_vec(),
     })
+}
+
+/// That there may be keys for an algorithm: made on the token, or by others before. A token that nothing can be changed on
+/// uses those that it has.
+fn has_keys(shared: &Shared, key_types: &[KeyTypeSupport], row: &Row) -> Result<()> {
+    let made = key_types.iter().find(|made| made.key_type == row.key_type);
+    match made {
+        Some(KeyTypeSupport {
+            support: Support::No,
+            why,
+            ..
+        }) if shared.link.check_change().is_ok() => Err(Error::NotSupported(why.clone().unwrap_or_default().into())),
+        _ => Ok(()),
+    }
 }
 
 /// How an operation would be done: by the token (`None`), or composed, and why.
@@ -137,6 +150,9 @@ fn how(worker: &mut Worker, row: &Row, operation: Operation) -> Result<Option<St
         }
         (Scheme::RsaAesKeyWrap, _) => {
             How::of(&shared, row.algorithm, operation)?;
+            if operation == Operation::Wrap {
+                making::generates(&shared, KeySpec::Aes { bits: 256 })?;
+            }
             has_oaep(worker, Hash::Sha256).or_else(|_| has_oaep(worker, Hash::Sha1))?;
             Ok(Some("composed of RSA-OAEP and AES-KWP in the token".into()))
         }
@@ -189,6 +205,14 @@ fn key_types(worker: &mut Worker) -> Result<Arc<[KeyTypeSupport]>> {
 }
 
 fn key_type_support(worker: &mut Worker, key_type: KeyType) -> Result<KeyTypeSupport> {
+    if let Err(Error::NotSupported(text)) = worker.shared.link.check_change() {
+        return Ok(KeyTypeSupport {
+            key_type,
+            sizes: Vec::new(),
+            support: Support::No,
+            why: Some(text.to_string()),
+        });
+    }
     let mut sizes = Vec::new();
     let mut why = None;
     let mut tried: Option<Result<()>> = None;

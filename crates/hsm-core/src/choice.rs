@@ -72,3 +72,16 @@ pub(crate) fn choose(slots: &[Slot], selector: &TokenSelector) -> Result<(u64, T
         )),
     }
 }
+
+/// Why the PIN is not tried: it is locked, or a wrong one would lock it.
+pub(crate) fn pin_in_danger(token: &Token) -> Option<&'static str> {
+    match (token.user_pin_locked, token.user_pin_final_try) {
+        (true, _) => Some(
+            "the token says that its PIN is locked (CKF_USER_PIN_LOCKED); have it unlocked by its security officer",
+        ),
+        (_, true) => Some(
+            "the token says that one more wrong PIN locks it (CKF_USER_PIN_FINAL_TRY); the PIN is not tried: log in once by hand",
+        ),
+        (false, false) => None,
+    }
+}

@@ -63,10 +63,12 @@ pub(crate) struct Birth<A> {
     /// Makes it, and tells what is told beside it. Called again only if nothing was made, since a handle had died.
     pub(crate) make: Make,
     /// Whether it may stay.
-    pub(crate) accept: fn(&KeyInfo) -> Result<()>,
+    pub(crate) accept: Accept,
     /// What the call answers.
     pub(crate) answer: fn(KeyInfo, Vec<u8>) -> A,
 }
+
+pub(crate) type Accept = Box<dyn Fn(&KeyInfo) -> Result<()> + Send>;
 
 pub(crate) type Make = Box<dyn FnMut(&mut dyn Session, Option<&Key>, &Template<'_>) -> Outcome<(Made, Vec<u8>)> + Send>;
 
@@ -143,8 +145,19 @@ pub(crate) fn relabel(worker: &mut Worker, id: &HsmKeyId, label: &Label) -> Resu
     }
     worker.run_with_key(&key, |session, key| {
         let _hold = shared.catalogue.change(&token);
-        key.handles()
-            .try_for_each(|handle| session.relabel(handle, label.as_str()))
+        for (done, handle) in key.handles().enumerate() {
+            let Err(failure) = session.relabel(handle, label.as_str()) else {
+                continue;
+            };
+            // Both halves have one label, the old one then.
+            for handle in key.handles().take(done) {
+                if let Err(failure) = session.relabel(handle, &key.info.label) {
+                    tracing::warn!(id = %key.info.id, %failure, "half a key has another label now; set it once more");
+                }
+            }
+            return Err(failure);
+        }
+        Ok(())
     })?;
     Ok(worker.find(id)?.info.clone())
 }
@@ -220,7 +233,7 @@ fn make_one(
     };
     let shared = worker.shared.clone();
     let token = shared.link.token();
-    let mut died = 0;
+    let (mut died, mut looks) = (0, 0);
     let (found, told) = loop {
         let with = base.clone();
         // In one go: the handles may not outlive a restart of the module.
@@ -249,10 +262,11 @@ fn make_one(
             (Attempt::Again(_), None) => return Err(lost_again_and_again()),
         };
         base = Some(worker.find(&died_id)?);
-        died += 1;
+        died += u32::from(failure.is_some());
+        looks += 1;
         match failure {
             Some(failure) if died > 1 => return Err(failure.meaning(Some(&died_id))),
-            _ if died > MOST_LOOKS => return Err(lost_again_and_again()),
+            _ if looks > MOST_LOOKS => return Err(lost_again_and_again()),
             _ => {}
         }
     };

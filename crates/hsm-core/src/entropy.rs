@@ -25,9 +25,16 @@ impl Entropy {
     pub(crate) fn token(&self, worker: &mut Worker, buffer: &mut [u8]) -> Result<()> {
         buffer.fill(0);
         worker.run(Again::Once, |session| {
-            buffer
-                .chunks_mut(MOST_AT_ONCE)
-                .try_for_each(|piece| session.random(piece))
+            buffer.chunks_mut(MOST_AT_ONCE).try_for_each(|piece| {
+                if piece.len() >= TELLING {
+                    return session.random(piece);
+                }
+                // Nor less than this.
+                let mut least = [0; TELLING];
+                session.random(&mut least)?;
+                piece.iter_mut().zip(least).for_each(|(byte, random)| *byte = random);
+                Ok(())
+            })
         })?;
         let Some(head) = buffer.first_chunk::<TELLING>() else {
             return Ok(());

@@ -88,7 +88,7 @@ pub enum Error {
     #[error("{0}")]
     UsageNotPermitted(Reason),
     /// The caller's: the key may not leave the token.
-    #[error("the key is not extractable")]
+    #[error("the key may not leave the token: it is not extractable, or of a kind that the token does not wrap")]
     NotExtractable,
     /// The caller's: the ciphertext does not decrypt. One text for every cause.
     #[error("the ciphertext does not decrypt with this key")]
@@ -207,7 +207,8 @@ pub enum During {
     Sign,
     /// `C_Verify` and its parts.
     Verify,
-    /// `C_GenerateKey`, `C_GenerateKeyPair`, `C_CreateObject`, `C_DeriveKey`, `C_DecapsulateKey`.
+    /// `C_GenerateKey`, `C_GenerateKeyPair`, `C_CreateObject`, `C_DeriveKey`, `C_EncapsulateKey`,
+    /// `C_DecapsulateKey`.
     Create,
     /// `C_WrapKey`.
     Wrap,
@@ -233,6 +234,16 @@ pub struct Failure {
 }
 
 impl Failure {
+    /// The same failure, of a step that came after the one that made something: its code says nothing of what was asked for.
+    pub(crate) fn afterwards(self) -> Failure {
+        Failure {
+            detail: self.rv.map_or(self.detail, |rv| format!("answered {rv} afterwards")),
+            during: During::Other,
+            rv: None,
+            ..self
+        }
+    }
+
     /// What is found out on this side, in the terms of the module.
     pub(crate) fn answered(function: &'static str, during: During, rv: Ckr) -> Failure {
         Failure {

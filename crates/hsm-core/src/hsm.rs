@@ -26,6 +26,8 @@ use crate::workers::{self, Load, Queue, Threads};
 
 /// How old the picture of the whole token may be that a list is taken from.
 const LIST_AGE: Duration = Duration::from_secs(5);
+/// How many random bytes are given at once.
+const MOST_RANDOM: usize = 1024 * 1024;
 /// How long the last drop waits for threads that close their sessions.
 const LEAVING: Duration = Duration::from_secs(1);
 
@@ -228,6 +230,9 @@ impl Hsm {
 
     /// Has a key that must not stay destroyed as soon as that can be done, even if the token is away just now.
     pub fn discard(&self, id: &HsmKeyId) {
+        if self.foreign_token(id).is_err() {
+            return;
+        }
         self.shared.keeper.destroy_later(id.clone());
     }
 
@@ -269,13 +274,21 @@ impl Hsm {
         })
     }
 
-    /// Random bytes of the token.
+    /// Random bytes of the token, at most 1 MiB.
     pub fn random(&self, length: usize) -> Call<Vec<u8>> {
+        if length > MOST_RANDOM {
+            return Call::settled(Err(Error::invalid("length", format!("at most {MOST_RANDOM} bytes"))));
+        }
         self.call(self.shared.options.timeout, move |worker, reply| {
             let shared = worker.shared.clone();
             let mut bytes = vec![0; length];
             reply.settle(shared.entropy.token(worker, &mut bytes).map(|()| bytes));
         })
+    }
+
+    /// Has batches end where they are, with what is done of them: before [`stop`](Self::stop), while other operations go on.
+    pub fn wind_down(&self) {
+        self.shared.queue.wind_down();
     }
 
     /// Takes no more operations, lets those under way end, closes the sessions, logs out, and finalizes the module if this

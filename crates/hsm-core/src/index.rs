@@ -6,7 +6,7 @@ use std::ops::Bound;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
-use crate::backend::{Class, Handle, Object, Token};
+use crate::backend::{Class, Handle, Object, Session, Token};
 use crate::key::{HsmKeyId, KeyInfo, KeySize, KeyType, PublicKey, TokenName, Usages};
 use crate::software::PreparedKey;
 use crate::uri::pkcs11_uri;
@@ -134,6 +134,13 @@ impl Index {
     /// The key, if the index has it.
     pub(crate) fn key(&self, id: &HsmKeyId) -> Option<Arc<Key>> {
         self.read().groups.get(id).map(|group| group.key.clone())
+    }
+
+    fn has_public_object(&self, id: &[u8]) -> bool {
+        let state = self.read();
+        let id = HsmKeyId::on(state.name.as_ref(), id);
+        id.and_then(|id| state.groups.get(&id))
+            .is_some_and(|group| group.key.public.is_some())
     }
 
     /// Whether the handles of `key` may still be used, and are still its own.
@@ -330,6 +337,38 @@ impl State {
         objects.sort_by_key(|(handle, object)| (object.class, *handle));
         let key = Arc::new(merge(id, &objects, self.generation, self.token.as_ref()));
         self.groups.insert(id.clone(), Group { objects, key });
+    }
+}
+
+/// Has certificates tell the public halves of private keys that no other object tells them of: those among `objects` which
+/// the index has no public object for.
+pub(crate) fn certify<'a>(
+    session: &mut dyn Session,
+    index: Option<&Index>,
+    id: Option<&[u8]>,
+    objects: impl Iterator<Item = &'a mut Object>,
+) {
+    let mut objects: Vec<_> = objects.filter(|object| object.class != Class::Secret).collect();
+    let public: HashSet<Vec<u8>> = objects
+        .iter()
+        .filter(|object| object.class == Class::Public)
+        .map(|object| object.id.clone())
+        .collect();
+    objects.retain(|object| {
+        let alone = object.class == Class::Private && object.public_key.is_none() && !public.contains(&object.id);
+        alone && !object.id.is_empty() && index.is_none_or(|index| !index.has_public_object(&object.id))
+    });
+    if objects.is_empty() {
+        return;
+    }
+    // A search that fails takes nothing from the keys.
+    let certified = session.certified(id).unwrap_or_default();
+    for object in objects {
+        let fits = |key: &PublicKey| {
+            key.key_type() == object.key_type && (object.size == KeySize::Unknown || object.size == key.size())
+        };
+        let mut keys = certified.iter().filter(|(id, key)| *id == object.id && fits(key));
+        object.public_key = keys.next().map(|(_, key)| key.clone());
     }
 }
 

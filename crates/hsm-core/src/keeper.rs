@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use crate::backend::{Class, Filter, Session};
 use crate::call::Settle;
 use crate::error::{Ckr, Error, Result};
+use crate::index::certify;
 use crate::key::HsmKeyId;
 use crate::link::{Login, Trouble};
 use crate::module::Need;
@@ -277,6 +278,8 @@ fn walk_once(worker: &mut Worker) -> Result<()> {
                     Err(failure) => return Err(failure),
                 }
             }
+            let read = walk.read.iter_mut().filter_map(|(_, object)| object.as_mut());
+            certify(session, Some(&shared.index), None, read);
             Ok(())
         })?;
         // Another walk may be under way by now, if this one hung.
@@ -313,6 +316,9 @@ fn probe(worker: &mut Worker) -> bool {
         if reconnected.is_ok() {
             shared.link.renew_sessions();
             shared.index.clear();
+            // It may be another device, or the same one with other firmware.
+            shared.trials.forget();
+            shared.oaep.forget();
         }
         reconnected
     });

@@ -62,6 +62,7 @@ pub use module::SharedBackend;
 pub use operation::{
     Choice, Decrypt, Encrypt, Encrypted, MessageType, Sign, SignatureFormat, Signed, Verify, Wrap, Wrapped,
 };
+pub use secrecy;
 pub use shared::{Options, VerifyAfterSign};
 pub use workers::Load;
 

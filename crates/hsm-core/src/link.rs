@@ -1,7 +1,8 @@
 //! The link to the token: which slot it is in, whether the user is logged in, and whether it is there at all.
 //!
 //! Invariants: a PIN that the token refused is never tried again by this process; a token that says that the next wrong PIN
-//! locks it is not logged in to; while the link is down, operations fail at once and only the keeper touches the token.
+//! locks it is not logged in to; a session is used, and a PIN tried, only where the token that was chosen is still the one in
+//! the slot; while the link is down, operations fail at once and only the keeper touches the token.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -9,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use secrecy::SecretString;
 
 use crate::backend::{MechanismInfo, Outcome, Session, Slot, Token};
-use crate::choice::{OpenError, choose};
+use crate::choice::{OpenError, choose, pin_in_danger};
 use crate::error::{Ckr, During, Error, Failure, Reason, Result};
 use crate::module::{Claim, Module};
 use crate::quirks;
@@ -54,7 +55,8 @@ pub(crate) struct Link {
 }
 
 struct State {
-    slot: u64,
+    /// None while it is not known where the token is.
+    slot: Option<u64>,
     token: Token,
     login: Login,
     /// The token accepted the PIN before, so a failure that does not speak of the PIN says nothing about it.
@@ -94,7 +96,7 @@ impl Link {
             sessions: AtomicU64::new(0),
             down: AtomicBool::new(false),
             state: Mutex::new(State {
-                slot,
+                slot: Some(slot),
                 token,
                 login,
                 accepted: false,
@@ -104,7 +106,7 @@ impl Link {
             context: Mutex::new(()),
             mechanisms: RwLock::new(mechanisms.into()),
         };
-        link.log_in(session.as_mut(), || {})
+        link.log_in_with(session.as_mut(), Some(slot), || {})
             .map_err(|error| match link.state().login {
                 Login::Refused => OpenError::Pin(error.to_string()),
                 _ => OpenError::Failed(error.to_string()),
@@ -181,6 +183,15 @@ impl Link {
         }
     }
 
+    /// That the PIN may be tried for one use of a key; the token is asked afresh, so the [lock](Self::context_login) is held.
+    ///
+    /// # Errors
+    /// As [`context_pin`](Self::context_pin); [`Error::Unavailable`] if the token is not there, or a wrong PIN would lock it.
+    pub(crate) fn check_context_login(&self) -> Result<()> {
+        self.context_pin()?;
+        self.check_pin_is_safe(&self.ask_token(self.slot())?)
+    }
+
     /// Logins for one use of a key one after another, so that a PIN that turns out to be wrong is not tried by several
     /// threads at once.
     pub(crate) fn context_login(&self) -> MutexGuard<'_, ()> {
@@ -218,16 +229,19 @@ impl Link {
 
     /// Opens a session on the token, and logs in if the login is gone, which ends with the last session.
     pub(crate) fn open_session(&self, before_login: impl Fn()) -> Result<Box<dyn Session>, Trouble> {
-        let slot = self.state().slot;
+        let slot = self
+            .slot()
+            .ok_or_else(|| Trouble::Refused(self.away(NOT_IN_ITS_SLOT.into())))?;
         let mut session = self.module.backend.open(slot).map_err(Trouble::Failed)?;
-        if let Err(error) = self.log_in(session.as_mut(), &before_login) {
+        if let Err(error) = self.log_in_with(session.as_mut(), Some(slot), &before_login) {
             if !is_gone(session.as_mut()) {
                 return Err(Trouble::Refused(error));
             }
             // All sessions were closed just after this one was opened: the login says nothing.
             std::mem::forget(session);
             session = self.module.backend.open(slot).map_err(Trouble::Failed)?;
-            self.log_in(session.as_mut(), before_login).map_err(Trouble::Refused)?;
+            self.log_in_with(session.as_mut(), Some(slot), before_login)
+                .map_err(Trouble::Refused)?;
         }
         Ok(session)
     }
@@ -238,30 +252,31 @@ impl Link {
     /// # Errors
     /// [`Error::Unavailable`].
     pub(crate) fn log_in(&self, session: &mut dyn Session, before_login: impl Fn()) -> Result<bool> {
+        self.log_in_with(session, None, before_login)
+    }
+
+    /// `opened_on`: the slot of a session that is new. Whether it is the right token's is asked before anything else is believed.
+    fn log_in_with(&self, session: &mut dyn Session, opened_on: Option<u64>, before_login: impl Fn()) -> Result<bool> {
         let _one_at_a_time = self.login.lock().unwrap_or_else(PoisonError::into_inner);
         let (login, accepted, slot) = {
             let state = self.state();
             (state.login, state.accepted, state.slot)
         };
+        if login == Login::Refused {
+            return Err(Error::Unavailable(self.state().reason.clone()));
+        }
+        let told = opened_on.map(|slot| self.ask_token(Some(slot))).transpose()?;
         match login {
             Login::NotNeeded | Login::NoPin => return Ok(false),
-            Login::Refused => return Err(Error::Unavailable(self.state().reason.clone())),
-            Login::LoggedIn | Login::LoggedOut => {}
+            Login::LoggedIn | Login::LoggedOut | Login::Refused => {}
         }
         if session.logged_in().unwrap_or(false) {
             self.state().login = Login::LoggedIn;
             return Ok(false);
         }
-        match self.pin_in_danger(slot) {
-            Ok(None) => {}
-            Ok(Some(why)) => return Err(self.refuse(why)),
-            // Without knowing, the PIN is not tried.
-            Err(why) => {
-                self.state().login = Login::LoggedOut;
-                self.go_down(why.clone());
-                return Err(Error::Unavailable(why.into()));
-            }
-        }
+        // Without knowing, the PIN is not tried.
+        let token = told.map_or_else(|| self.ask_token(slot), Ok)?;
+        self.check_pin_is_safe(&token)?;
         before_login();
         match session.login(self.pin.as_ref()) {
             Ok(()) => {
@@ -348,14 +363,23 @@ impl Link {
     /// # Errors
     /// Why there is none.
     pub(crate) fn find_slot_again(&self, slots: &[Slot]) -> Result<u64, String> {
-        let (slot, token) = choose(slots, &self.selector).map_err(|error| error.to_string())?;
-        if !self.claim.move_to(slot) {
-            return Err(format!("the token in slot {slot} is in use under another name"));
-        }
+        let chosen = choose(slots, &self.selector).map_err(|error| error.to_string());
+        let free = chosen.and_then(|(slot, token)| match self.claim.move_to(slot) {
+            true => Ok((slot, token)),
+            false => Err(format!("the token in slot {slot} is in use under another name")),
+        });
+        // The slot that it had may be another token's by now.
+        let (slot, token) = free.inspect_err(|_| self.lose_slot())?;
         let mut state = self.state();
-        state.slot = slot;
+        state.slot = Some(slot);
         state.token = token;
         Ok(slot)
+    }
+
+    /// It is not known any more where the token is.
+    pub(crate) fn lose_slot(&self) {
+        self.state().slot = None;
+        self.claim.give_up();
     }
 
     /// Closes the circuit again.
@@ -389,25 +413,36 @@ impl Link {
         Error::Unavailable(why.into())
     }
 
-    /// Asks the token afresh whether a wrong PIN would lock it, or has.
-    ///
-    /// # Errors
-    /// Why the token does not tell.
-    fn pin_in_danger(&self, slot: u64) -> Result<Option<String>, String> {
-        let slots = self.module.backend.slots().map_err(|failure| failure.to_string())?;
-        let token = slots.into_iter().find(|s| s.id == slot).and_then(|slot| slot.token);
-        let token = token.ok_or_else(|| "the token is not in its slot any more".to_owned())?;
-        Ok(match (token.user_pin_locked, token.user_pin_final_try) {
-            (true, _) => Some("the token says that its PIN is locked (CKF_USER_PIN_LOCKED); have it unlocked by its security officer".into()),
-            (_, true) => Some("the token says that one more wrong PIN locks it (CKF_USER_PIN_FINAL_TRY); the PIN is not tried: log in once by hand".into()),
-            (false, false) => None,
-        })
+    /// What the token in the slot tells of itself now. If it is not the one that was chosen, that one is away.
+    fn ask_token(&self, slot: Option<u64>) -> Result<Token> {
+        match slot.map(|slot| self.module.backend.token_in(slot)) {
+            Some(Ok(Some(token))) if token.names() == self.token().names() => Ok(token),
+            Some(Err(failure)) if failure.rv != Some(Ckr::SlotIdInvalid) => Err(self.away(failure.to_string())),
+            Some(Ok(_) | Err(_)) | None => Err(self.away(NOT_IN_ITS_SLOT.into())),
+        }
+    }
+
+    /// It is for the keeper to look for the token.
+    fn away(&self, why: String) -> Error {
+        self.go_down(why.clone());
+        Error::Unavailable(why.into())
+    }
+
+    fn check_pin_is_safe(&self, token: &Token) -> Result<()> {
+        pin_in_danger(token).map_or(Ok(()), |why| Err(self.refuse(why.to_owned())))
+    }
+
+    fn slot(&self) -> Option<u64> {
+        self.state().slot
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+const NOT_IN_ITS_SLOT: &str =
+    "the token is not in its slot any more; it is looked for again: put it back if it was taken out";
 
 /// Whether the token knows nothing of the session any more.
 pub(crate) fn is_gone(session: &mut dyn Session) -> bool {
@@ -434,7 +469,7 @@ pub(crate) fn no_pin() -> Error {
 }
 
 /// The token or the session went away under the call.
-fn says_nothing_of_the_pin(failure: &Failure) -> bool {
+pub(crate) fn says_nothing_of_the_pin(failure: &Failure) -> bool {
     matches!(
         failure.rv,
         Some(

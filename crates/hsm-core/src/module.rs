@@ -234,7 +234,10 @@ impl Module {
         for user in users {
             let found = match &slots {
                 Ok(slots) => user.link.find_slot_again(slots),
-                Err(failure) => Err(failure.to_string()),
+                Err(failure) => {
+                    user.link.lose_slot();
+                    Err(failure.to_string())
+                }
             };
             if let Err(why) = found {
                 user.lose_token(why.into());
@@ -267,6 +270,11 @@ impl Claim {
         let own = users.iter_mut().find(|user| user.number == self.number);
         own.into_iter().for_each(|user| user.slot = Some(slot));
         true
+    }
+
+    /// Has no slot until it [moves](Self::move_to) to one.
+    pub(crate) fn give_up(&self) {
+        self.change(|user| user.slot = None);
     }
 
     /// Ends the use: all sessions are closed. The module stays as it is.

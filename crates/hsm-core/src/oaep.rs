@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::algorithm::{Hash, MechanismId, Operation};
 use crate::backend::{Made, Mechanism, Used};
-use crate::error::{Error, Result};
+use crate::error::{Ckr, Error, Failure, Result};
 use crate::key::{KeySpec, Usage, Usages};
 use crate::shared::Shared;
 use crate::software::PreparedKey;
@@ -37,6 +37,11 @@ impl OaepHashes {
         let has = hashes.contains(&hash);
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(hashes);
         Ok(has)
+    }
+
+    /// Another token may have other hashes, or the same one after an update.
+    pub(crate) fn forget(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// The hash of requests that name none, if the trial was made.
@@ -73,17 +78,36 @@ fn try_all(worker: &mut Worker) -> Result<Vec<Hash>> {
                 _ => None,
             };
             let Some(ciphertext) = ciphertext else { continue };
-            match session.decrypt(&Mechanism::RsaOaep(hash), Used::freely(private), &ciphertext) {
+            let mechanism = Mechanism::RsaOaep(hash);
+            match session.decrypt(&mechanism, Used::freely(private), &ciphertext) {
                 Ok(data) if data == b"trial" => hashes.push(hash),
-                // Only what says that the hash is lacking is remembered.
-                Err(failure) if !matches!(failure.meaning(None), Error::NotSupported(_) | Error::DecryptionFailed) => {
-                    return Err(failure);
-                }
-                Ok(_) | Err(_) => {}
+                Ok(_) => {}
+                // What says nothing of the hash ends the trial; it is made anew at the next need.
+                Err(failure) if says_nothing_of_the_hash(&failure) => return Err(failure),
+                Err(_) => {}
             }
         }
         Ok(hashes)
     })
+}
+
+fn says_nothing_of_the_hash(failure: &Failure) -> bool {
+    matches!(
+        failure.rv,
+        None | Some(
+            Ckr::SessionHandleInvalid
+                | Ckr::SessionClosed
+                | Ckr::UserNotLoggedIn
+                | Ckr::TokenNotPresent
+                | Ckr::DeviceRemoved
+                | Ckr::DeviceError
+                | Ckr::DeviceMemory
+                | Ckr::HostMemory
+                | Ckr::CryptokiNotInitialized
+                | Ckr::ObjectHandleInvalid
+                | Ckr::KeyHandleInvalid
+        )
+    )
 }
 
 /// # Errors

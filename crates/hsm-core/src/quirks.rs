@@ -43,7 +43,18 @@ pub(crate) fn of_decryption(token: &Token, mechanism: &Mechanism, failure: Failu
 /// authentication code with whatever the error before was.
 pub(crate) fn is_wrong_signature(token: &Token, mechanism: &Mechanism, failure: &Failure) -> bool {
     let authenticates = matches!(mechanism, Mechanism::Hmac(_) | Mechanism::AesCmac);
-    is_nss(token) && authenticates && failure.during == During::Verify
+    let of_the_session = matches!(
+        failure.rv,
+        Some(
+            Ckr::SessionHandleInvalid
+                | Ckr::SessionClosed
+                | Ckr::UserNotLoggedIn
+                | Ckr::TokenNotPresent
+                | Ckr::DeviceRemoved
+                | Ckr::CryptokiNotInitialized
+        )
+    );
+    is_nss(token) && authenticates && failure.during == During::Verify && !of_the_session
 }
 
 /// Whether `failure` speaks, or may speak, of a handle whose object is gone.

@@ -21,7 +21,7 @@ pub struct TokenSelector {
 
 /// What a token says of itself, to be held against a [`TokenSelector`]. The padding with blanks
 /// that PKCS#11 prescribes may be there or not.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TokenNames<'a> {
     /// CK_TOKEN_INFO's label.
     pub label: &'a str,

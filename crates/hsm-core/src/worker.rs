@@ -5,10 +5,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::backend::{Filter, Outcome, Session};
-use crate::error::{Ckr, Error, Failure, Result};
-use crate::index::{Found, Key, Stale};
+use crate::error::{Ckr, During, Error, Failure, Result};
+use crate::index::{Found, Key, Stale, certify};
 use crate::key::HsmKeyId;
-use crate::link::{Epoch, Trouble, is_gone};
+use crate::link::{Epoch, Trouble, is_gone, says_nothing_of_the_pin};
 use crate::quirks;
 use crate::shared::Shared;
 use crate::workers::Seat;
@@ -148,7 +148,7 @@ impl Worker {
                 }
                 let _one_login_at_a_time = key.always_authenticate.then(|| shared.link.context_login());
                 if key.always_authenticate {
-                    refused = shared.link.context_pin().err();
+                    refused = shared.link.check_context_login().err();
                 }
                 if refused.is_some() {
                     return Ok(None);
@@ -160,7 +160,16 @@ impl Worker {
                 }
                 outcome.map(Some)
             })?;
+            if let Err(failure) = &outcome
+                && failure.during == During::Login
+                && !says_nothing_of_the_pin(failure)
+            {
+                // The operation that it was for is still active.
+                let _at_work = shared.link.module.enter();
+                self.close_inside();
+            }
             if let Some(refused) = refused {
+                shared.keeper.wake();
                 return Err(refused);
             }
             let failure = match outcome {
@@ -228,6 +237,12 @@ impl Worker {
                         Err(failure) => return Err(failure),
                     }
                 }
+                certify(
+                    session,
+                    None,
+                    Some(id.as_bytes()),
+                    objects.iter_mut().map(|(_, object)| object),
+                );
                 Ok(objects)
             })?;
             Ok(Found { generation, objects })
@@ -325,8 +340,9 @@ impl Worker {
         }
     }
 
-    /// Sees to it that there is a session.
+    /// Sees to it that there is a session. Not while the link is down: what was in the slot may not be there any more.
     fn ready(&mut self) -> Result<(), Trouble> {
+        self.shared.link.check().map_err(Trouble::Refused)?;
         let epoch = self.shared.link.epoch();
         if self.epoch != epoch {
             self.close_inside();

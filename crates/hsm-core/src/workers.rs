@@ -4,6 +4,8 @@
 //! again as there are workers and never beyond the sessions that the token allows, since what hangs still holds its own; if
 //! it ever comes back it ends. The same holds for the keeper.
 
+mod watchdog;
+
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +15,6 @@ use std::time::{Duration, Instant};
 
 use crate::call::Settle;
 use crate::error::{Error, Result};
-use crate::keeper;
 use crate::shared::Shared;
 use crate::worker::{Again, Worker};
 
@@ -42,6 +43,7 @@ pub struct Load {
 
 pub(crate) struct Queue {
     state: Mutex<State>,
+    winding_down: AtomicBool,
     work: Condvar,
     watchdog: Condvar,
     limit: usize,
@@ -179,6 +181,7 @@ impl Queue {
     pub(crate) fn new(threads: Threads, limit: usize) -> Queue {
         Queue {
             state: Mutex::default(),
+            winding_down: AtomicBool::new(false),
             work: Condvar::new(),
             watchdog: Condvar::new(),
             limit,
@@ -199,6 +202,28 @@ impl Queue {
         state.jobs.push_back(job);
         drop(state);
         self.work.notify_one();
+    }
+
+    /// Puts a job that has begun at the end of the queue, where it keeps its place whatever the queue's limit is.
+    pub(crate) fn put_back(&self, job: Job) {
+        let mut state = self.lock();
+        self.watch(&mut state, job.deadline);
+        state.jobs.push_back(job);
+        drop(state);
+        self.work.notify_one();
+    }
+
+    pub(crate) fn others_wait(&self) -> bool {
+        !self.lock().jobs.is_empty()
+    }
+
+    /// Has long jobs end where they are.
+    pub(crate) fn wind_down(&self) {
+        self.winding_down.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_winding_down(&self) -> bool {
+        self.winding_down.load(Ordering::Relaxed)
     }
 
     /// Has the watchdog end a call that waits elsewhere than in the queue.
@@ -319,7 +344,7 @@ pub(crate) fn start(shared: &Arc<Shared>) -> std::io::Result<()> {
     let shared = shared.clone();
     thread::Builder::new()
         .name("hsm-watchdog".into())
-        .spawn(move || watch(&shared))?;
+        .spawn(move || watchdog::watch(&shared))?;
     Ok(())
 }
 
@@ -367,98 +392,6 @@ fn work(worker: &mut Worker) {
         if seat.is_replaced() {
             return;
         }
-    }
-}
-
-/// Ends calls that are past their deadline, and replaces threads that hang.
-fn watch(shared: &Arc<Shared>) {
-    let queue = &shared.queue;
-    let mut state = queue.lock();
-    loop {
-        if state.closed && state.jobs.is_empty() && state.waiting.is_empty() && state.running.is_empty() {
-            return;
-        }
-        let now = Instant::now();
-        let mut round = Round::default();
-        // Kept until they are answered: a job that is dropped ends its call with `internal`.
-        let late_jobs = round.look_at_queue(&mut state, now);
-        let (workers, keepers) = (queue.threads.most_workers, queue.threads.most_keepers);
-        let workers = round.look_at_seats(&state.running, workers, now);
-        let keepers = round.look_at_seats(&state.keepers, keepers, now);
-        let Round { expired, next } = round;
-        // A job may move from the queue to a worker between two looks; a second is the longest that it goes unseen.
-        let pause = next.map_or(Duration::from_secs(1), |at| {
-            at.saturating_duration_since(now)
-                .clamp(Duration::from_millis(1), Duration::from_secs(1))
-        });
-        state.wake_at = Some(now + pause);
-        if expired.is_empty() && workers + keepers == 0 {
-            // Not let go in between: a job that comes now wakes it.
-            let waited = queue.watchdog.wait_timeout(state, pause);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
-            continue;
-        }
-        drop(state);
-        for settle in expired {
-            settle.fail(Error::Timeout);
-        }
-        drop(late_jobs);
-        let started = (0..workers)
-            .map(|_| start_worker(shared))
-            .chain((0..keepers).map(|_| keeper::start(shared, None)));
-        for error in started.filter_map(std::io::Result::err) {
-            tracing::error!(%error, "no thread could be started in place of one that hangs");
-        }
-        state = queue.lock();
-    }
-}
-
-/// What one look of the watchdog finds.
-#[derive(Default)]
-struct Round {
-    /// Calls to end.
-    expired: Vec<Arc<dyn Settle>>,
-    /// The next deadline.
-    next: Option<Instant>,
-}
-
-impl Round {
-    /// Takes what is late out of the queue.
-    fn look_at_queue(&mut self, state: &mut State, now: Instant) -> VecDeque<Job> {
-        let late = |deadline: Instant| deadline <= now;
-        let (late_jobs, jobs): (VecDeque<Job>, _) = std::mem::take(&mut state.jobs)
-            .into_iter()
-            .partition(|job| late(job.deadline));
-        state.jobs = jobs;
-        self.expired.extend(late_jobs.iter().map(|job| job.settle.clone()));
-        state.waiting.retain(|waiting| match waiting.settle.upgrade() {
-            Some(settle) if late(waiting.deadline) => {
-                self.expired.push(settle);
-                false
-            }
-            other => other.is_some(),
-        });
-        let jobs = state.jobs.iter().map(|job| job.deadline);
-        self.next = jobs.chain(state.waiting.iter().map(|w| w.deadline)).min();
-        late_jobs
-    }
-
-    /// Tells how many of those that hang are to be replaced, so that there are at most `most`.
-    fn look_at_seats(&mut self, seats: &[Arc<Seat>], most: usize, now: Instant) -> usize {
-        let spare = most.saturating_sub(seats.len());
-        let mut to_replace = 0;
-        for seat in seats {
-            match seat.look(now) {
-                Look::Well(deadline) => self.next = self.next.into_iter().chain(deadline).min(),
-                Look::Late(settle) => {
-                    self.expired.extend(settle);
-                    if to_replace < spare && !seat.replaced.swap(true, Ordering::Relaxed) {
-                        to_replace += 1;
-                    }
-                }
-            }
-        }
-        to_replace
     }
 }
 

@@ -215,7 +215,9 @@ fn problems(operation: &Operation, path: &str, access: &Access) -> Vec<u16> {
     }
     let families: Vec<&str> = scopes.iter().filter_map(|scope| scope.split(':').next()).collect();
     let of = |family: &str| families.contains(&family);
-    if path.contains("{key_id}") || of("crypto") {
+    // Those that name a key.
+    let by_body = (of("crypto") && !path.ends_with("/random")) || path.ends_with("/keys/import");
+    if path.contains("{key_id}") || by_body {
         statuses.extend([404, 409]);
     }
     let changes = scopes

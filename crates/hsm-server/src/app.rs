@@ -29,6 +29,9 @@ const MOST_FILES: u64 = 65_536;
 /// Files that are left for all but connections: the audit log, the module's, the token's.
 const OTHER_FILES: u64 = 256;
 
+/// How long before the end batches are told to end where they are, at most; a quarter of the time if that is less.
+const LAST_ORDERS: Duration = Duration::from_secs(5);
+
 /// How long the last answers may take to leave, in seconds.
 const LAST_BYTES_S: u64 = 5;
 
@@ -135,6 +138,10 @@ pub async fn run(
     futures_util::future::select(Box::pin(terminate.recv()), Box::pin(interrupt.recv())).await;
     let deadline = Instant::now() + shutdown_timeout;
     tracing::info!("stopping: requests under way may end");
+    // So that what was done of a long batch is recorded and answered.
+    let last_orders = shutdown_timeout.min(4 * LAST_ORDERS) / 4;
+    state.in_flight.drain(deadline - last_orders).await;
+    state.service.tokens().wind_down();
     state.in_flight.drain(deadline).await;
     for handle in handles {
         handle.stop(true).await;

@@ -54,7 +54,7 @@ impl Tokens {
             return Ok(&self.default);
         };
         let found = TokenName::parse(name).and_then(|name| self.further(&name));
-        Ok(found.ok_or_else(|| Error::invalid("token", "the name of a configured token"))?)
+        Ok(found.ok_or_else(|| Error::invalid("token", "must be the name of a configured token, or left out"))?)
     }
 
     /// Every token with its name, in the order of their keys' ids: the default one, then the others by their names.
@@ -71,6 +71,11 @@ impl Tokens {
             modules.entry(*module).or_default().push(hsm);
         }
         modules.into_values()
+    }
+
+    /// Has batches end where they are, on all.
+    pub fn wind_down(&self) {
+        self.iter().for_each(|(_, hsm)| hsm.wind_down());
     }
 
     /// Stops all, side by side, so that one that hangs takes no time from the others.

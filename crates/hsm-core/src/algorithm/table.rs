@@ -66,7 +66,7 @@ macro_rules! row {
     };
 }
 
-/// The table, in the order of [`Algorithm`].
+/// The table, in the order of [`Algorithm`](super::Algorithm).
 #[rustfmt::skip]
 pub const ROWS: [Row; 33] = [
     row!(AesGcm, "AES-GCM", [bits("A128GCM", 128), bits("A192GCM", 192), bits("A256GCM", 256)], CRYPT, Aes, Scheme::Gcm, AES_GCM, None, "NIST SP 800-38D; 12-byte IV, 16-byte tag, optional `aad`. The default for AES keys"),

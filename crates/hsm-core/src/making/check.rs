@@ -2,6 +2,7 @@
 
 use crate::algorithm::{Hash, MechanismId, Operation, ROWS};
 use crate::backend::Mechanism;
+use crate::encoding;
 use crate::error::{Error, Result};
 use crate::index::Key;
 use crate::key::{Curve, KeyInfo, KeySize, KeySpec, KeyType, Material, PublicKey, Usage, Usages};
@@ -71,6 +72,24 @@ pub(super) fn takes(shared: &Shared, material: &Material, usages: Usages) -> Res
             return Err(Error::invalid("usages", text));
         }
     }
+    let good = match (material, material.size()) {
+        (Material::Secret { key_type, .. }, KeySize::Bits(bits)) => match key_type {
+            KeyType::Aes => KeySpec::AES_BITS.contains(&bits),
+            _ => KeySpec::HMAC_BITS.contains(&bits),
+        },
+        (_, KeySize::Bits(bits)) => bits >= 2048,
+        (_, KeySize::Curve(_) | KeySize::ParameterSet(_)) => true,
+        (_, KeySize::Unknown) => false,
+    };
+    if !good {
+        return Err(Error::invalid(
+            "key_material",
+            format!("is no key of type {key_type} of a length that is served"),
+        ));
+    }
+    if let Some(public) = material.public_key() {
+        encoding::check_point(&public).map_err(|error| Error::invalid("key_material", error.to_string()))?;
+    }
     let mechanisms = shared.link.mechanisms();
     let knows = ROWS
         .iter()
@@ -87,7 +106,12 @@ pub(super) fn takes(shared: &Shared, material: &Material, usages: Usages) -> Res
 
 pub(super) fn secret_bits(spec: KeySpec) -> Result<u32> {
     match spec {
-        KeySpec::Aes { bits } | KeySpec::Hmac { bits } => Ok(bits),
+        KeySpec::Aes { bits } if KeySpec::AES_BITS.contains(&bits) => Ok(bits),
+        KeySpec::Hmac { bits } if KeySpec::HMAC_BITS.contains(&bits) && bits.is_multiple_of(8) => Ok(bits),
+        KeySpec::Aes { .. } | KeySpec::Hmac { .. } => Err(Error::invalid(
+            "key_size",
+            "AES keys have 128, 192 or 256 bits, HMAC keys 256 to 512, a multiple of 8",
+        )),
         KeySpec::Rsa { .. } | KeySpec::Curve(_) | KeySpec::PostQuantum(_) => Err(Error::invalid(
             "key_type",
             "what is derived or encapsulated is a secret: AES or HMAC",
@@ -142,6 +166,26 @@ pub(super) fn at_most(field: &'static str, value: Option<&[u8]>, most: usize) ->
         Some(value) if value.len() > most => Err(Error::invalid(field, format!("at most {most} bytes"))),
         _ => Ok(()),
     }
+}
+
+/// That a secret is as long as it was asked to be, where the token tells.
+pub(super) fn as_long_as(spec: KeySpec) -> impl Fn(&KeyInfo) -> Result<()> + Send + 'static {
+    move |info| {
+        if [spec.size(), KeySize::Unknown].contains(&info.size) {
+            return Ok(());
+        }
+        let text = "this token makes secrets of a length of its own choice";
+        Err(Error::NotSupported(text.into()))
+    }
+}
+
+/// That a key does not ask for a login at each use, which there is no place for in calls that make keys.
+pub(super) fn asks_for_no_login(key: &Key) -> Result<()> {
+    if key.always_authenticate {
+        let text = "the key asks for a login at each use (CKA_ALWAYS_AUTHENTICATE), and this call has no place for one";
+        return Err(Error::NotSupported(text.into()));
+    }
+    Ok(())
 }
 
 /// What an unwrapped secret of unknown length can be tried with.

@@ -4,7 +4,9 @@
 mod check;
 mod request;
 
-use self::check::{MOST_SALT, a_good_size, at_most, kem, others_point, refuse, secret_bits, takes};
+use self::check::{
+    MOST_SALT, a_good_size, as_long_as, asks_for_no_login, at_most, kem, others_point, refuse, secret_bits, takes,
+};
 use crate::algorithm::{Hash, Operation, Scheme};
 use crate::backend::{Handle, Made, Mechanism, Object, Outcome, Session, Template, Used};
 use crate::call::Call;
@@ -52,7 +54,7 @@ impl Hsm {
                     Vec::new(),
                 ))
             }),
-            accept: anything,
+            accept: Box::new(anything),
             answer: alone,
         })
     }
@@ -74,7 +76,7 @@ impl Hsm {
                     Vec::new(),
                 ))
             }),
-            accept: anything,
+            accept: Box::new(anything),
             answer: alone,
         })
     }
@@ -96,14 +98,26 @@ impl Hsm {
                 let token = worker.shared.link.token();
                 let trial = check::trial(&worker.shared, key_type);
                 Ok(Box::new(move |session, key, template| {
-                    let made = how.unwrap(session, &token, private(key)?, hash, key_type, template)?;
-                    if !is_usable(session, made, trial.as_ref(), |session, template| {
-                        how.unwrap(session, &token, private(key)?, hash, key_type, template)
-                    })? {
-                        session.destroy(made)?;
-                        return Err(Failure::answered("C_UnwrapKey", During::Unwrap, Ckr::KeySizeRange));
+                    let key = private(key)?;
+                    let unwrap = |session: &mut dyn Session, template: &Template<'_>| {
+                        how.unwrap(session, &token, key, hash, key_type, template)
+                    };
+                    let made = unwrap(session, template)?;
+                    let finished = match is_usable(session, made, trial.as_ref(), unwrap) {
+                        Ok(true) => with_public_half(session, made, key_type, template),
+                        Ok(false) => {
+                            session.destroy(made).map_err(Failure::afterwards)?;
+                            return Err(Failure::answered("C_UnwrapKey", During::Unwrap, Ckr::KeySizeRange));
+                        }
+                        Err(failure) => Err(failure),
+                    };
+                    match finished {
+                        Ok(made) => Ok((made, Vec::new())),
+                        Err(failure) => {
+                            session.destroy(made).map_err(Failure::afterwards)?;
+                            Err(failure.afterwards())
+                        }
                     }
-                    Ok((with_public_half(session, made, key_type, template)?, Vec::new()))
                 }))
             }))
         };
@@ -156,7 +170,7 @@ impl Hsm {
                 Ok((Made::Secret(made), Vec::new()))
             }))
         };
-        self.born_of(&id, Operation::Derive, attributes, check, anything, alone)
+        self.born_of(&id, Operation::Derive, attributes, check, as_long_as(spec), alone)
     }
 
     /// Makes a secret key with an ML-KEM public key; whoever has the private one can make the same of the ciphertext that is
@@ -180,7 +194,7 @@ impl Hsm {
             Operation::Encapsulate,
             attributes,
             check,
-            anything,
+            as_long_as(spec),
             |info, ciphertext| (info, ciphertext),
         )
     }
@@ -207,7 +221,7 @@ impl Hsm {
                 Ok((Made::Secret(made), Vec::new()))
             }))
         };
-        self.born_of(&id, Operation::Decapsulate, attributes, check, anything, alone)
+        self.born_of(&id, Operation::Decapsulate, attributes, check, as_long_as(spec), alone)
     }
 
     /// Gives a key another label, both its halves.
@@ -239,17 +253,20 @@ impl Hsm {
         operation: Operation,
         attributes: KeyAttributes,
         check: impl FnOnce(&Shared, &Key) -> Result<Prepare> + Send + 'static,
-        accept: fn(&KeyInfo) -> Result<()>,
+        accept: impl Fn(&KeyInfo) -> Result<()> + Send + 'static,
         answer: fn(KeyInfo, Vec<u8>) -> A,
     ) -> Call<A> {
-        if let Err(error) = self.writable(id) {
-            return Call::settled(Err(error));
-        }
         self.resolve(id, operation.usage(), move |shared, key, reply| {
             let checked = if key.ambiguous {
                 Err(Error::AmbiguousKey(key.info.id.clone()))
             } else {
-                check(shared, key)
+                check(shared, key).and_then(|prepare| {
+                    let private = operation != Operation::Encapsulate;
+                    if private {
+                        asks_for_no_login(key)?;
+                    }
+                    shared.link.check_change().map(|()| prepare)
+                })
             };
             let prepare = match checked {
                 Ok(prepare) => prepare,
@@ -270,7 +287,7 @@ impl Hsm {
                 let birth = Birth {
                     base,
                     make,
-                    accept,
+                    accept: Box::new(accept),
                     answer,
                 };
                 create::create(worker, &attributes, birth, &reply);
@@ -313,7 +330,7 @@ fn is_usable(
     session: &mut dyn Session,
     made: Handle,
     trial: Option<&Mechanism>,
-    once_more: impl FnOnce(&mut dyn Session, &Template<'_>) -> Outcome<Handle>,
+    once_more: impl Fn(&mut dyn Session, &Template<'_>) -> Outcome<Handle>,
 ) -> Outcome<bool> {
     let unmeasured = session
         .read(made)?
@@ -362,10 +379,7 @@ fn with_public_half(
     match session.import(&Material::Public(public), template) {
         Ok(Made::Public(public)) => Ok(Made::Pair { public, private: made }),
         Ok(_) => Ok(Made::Private(made)),
-        Err(failure) => {
-            session.destroy(made)?;
-            Err(failure)
-        }
+        Err(failure) => Err(failure),
     }
 }
 

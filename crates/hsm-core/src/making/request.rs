@@ -19,7 +19,7 @@ pub struct Unwrap {
     pub key: HsmKeyId,
     /// How.
     pub algorithm: Choice,
-    /// The wrapped key, as [`Hsm::wrap`] answers it.
+    /// The wrapped key, as [`Hsm::wrap`](crate::Hsm::wrap) answers it.
     pub wrapped_key: Vec<u8>,
     /// The type of the key that is in it.
     pub key_type: KeyType,
@@ -62,7 +62,7 @@ pub struct Encapsulate {
 pub struct Decapsulate {
     /// The ML-KEM key.
     pub key: HsmKeyId,
-    /// What [`Hsm::encapsulate`] answered.
+    /// What [`Hsm::encapsulate`](crate::Hsm::encapsulate) answered.
     pub ciphertext: Vec<u8>,
     /// The new key: AES or HMAC, of 256 bits.
     pub spec: KeySpec,

@@ -19,6 +19,7 @@ use crate::key::{KeySize, KeyType, Usage};
 use crate::oaep;
 use crate::quirks;
 use crate::shared::{Shared, VerifyAfterSign};
+use crate::software::PreparedKey;
 use crate::worker::Worker;
 
 pub use request::{
@@ -310,7 +311,12 @@ fn encrypt_oaep(worker: &mut Worker, key: &Arc<Key>, hash: Option<Hash>, data: &
     }
     let prepared = key
         .prepared()
-        .ok_or_else(|| Error::NotSupported("the token does not tell the public key, which encryption needs".into()))?;
+        .ok_or_else(|| match key.info.public_key.as_ref().map(PreparedKey::new) {
+            Some(Err(why)) => why,
+            Some(Ok(_)) | None => {
+                Error::NotSupported("the token does not tell the public key, which encryption needs".into())
+            }
+        })?;
     fits_oaep(prepared.oaep_capacity(hash), data)?;
     let ciphertext = prepared.encrypt_oaep(hash, data)?;
     let algorithm = oaep_with(hash);

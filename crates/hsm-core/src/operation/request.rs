@@ -18,6 +18,11 @@ impl Choice {
         Choice(Some(Named::parse(name, operation).ok_or_else(|| name.into())))
     }
 
+    /// What was asked for by name: `None` leaves it to the key, `Some(None)` is a name that nobody knows.
+    pub fn asked(&self) -> Option<Option<&'static str>> {
+        Some(self.0.as_ref()?.as_ref().ok().map(|named| named.algorithm.name()))
+    }
+
     /// The algorithm's name, as far as it is known before the key is.
     pub fn name(&self) -> Option<&'static str> {
         let named = self.0.as_ref()?.as_ref().ok()?;

@@ -9,7 +9,7 @@ use super::{Plan, hash_or_default};
 use crate::algorithm::{Algorithm, Hash, MechanismId, Operation, Scheme};
 use crate::backend::{Handle, Mechanism, Outcome, Session, Template, Token};
 use crate::call::Call;
-use crate::error::{Error, Result};
+use crate::error::{Ckr, Error, Failure, Result};
 use crate::hsm::Hsm;
 use crate::index::Key;
 use crate::key::{KeySize, KeySpec, KeyType, Usage, Usages};
@@ -50,10 +50,20 @@ impl Hsm {
             }
             let key = key.clone();
             shared.submit(shared.options.timeout, reply, move |worker, reply| {
-                let wrapped = worker.find(&request.target).and_then(|target| {
-                    let shared = worker.shared.clone();
-                    wrap(&shared, &key, target, &request)?(worker, key)
-                });
+                let shared = worker.shared.clone();
+                let wrapped = worker
+                    .find(&request.target)
+                    .and_then(|target| wrap(&shared, &key, target, &request)?(worker, key))
+                    .map_err(|error| match error {
+                        // Without a login the private half is not seen.
+                        Error::KeyNotFound(_) => shared.link.check_login().err().unwrap_or(error),
+                        // The fresh key of RSA-AES-KEY-WRAP is nothing that the caller asked for.
+                        Error::InvalidRequest {
+                            field: "key_type",
+                            detail,
+                        } => Error::NotSupported(detail),
+                        error => error,
+                    });
                 reply.settle(wrapped);
             });
         })
@@ -68,7 +78,7 @@ fn wrap(shared: &Shared, key: &Key, target: Arc<Key>, request: &Wrap) -> Result<
     permit(shared, key, Usage::Wrap)?;
     wrappable(&target, algorithm)?;
     let how = How::of(shared, algorithm, Operation::Wrap)?;
-    Ok(Box::new(move |worker, key| {
+    Ok(Box::new(move |worker, mut key| {
         let hash = how.hash(worker)?;
         let shared = worker.shared.clone();
         let token = shared.link.token();
@@ -88,11 +98,19 @@ fn wrap(shared: &Shared, key: &Key, target: Arc<Key>, request: &Wrap) -> Result<
                         under_a_fresh_key(session, hash, mechanism, public(key)?, target)
                     }
                 };
-                wrapped.map(Some)
+                match wrapped {
+                    // The target's; the wrapping key has a code of its own.
+                    Err(failure) if matches!(failure.rv, Some(Ckr::KeyHandleInvalid | Ckr::ObjectHandleInvalid)) => {
+                        Ok(None)
+                    }
+                    wrapped => wrapped.map(Some),
+                }
             })?;
             if let Some(wrapped_key) = wrapped_key {
                 return Ok(Wrapped { algorithm, wrapped_key });
             }
+            // Not every token tells which of the two handles has died.
+            key = worker.find(&key.info.id)?;
         }
         Err(lost_again_and_again())
     }))
@@ -205,8 +223,8 @@ impl Unwrapping {
                 let (first, rest) = self.wrapped.split_at_checked(self.first).unwrap_or_default();
                 let between = fresh_key(Usage::Unwrap);
                 let aes = unwrap(&Mechanism::RsaOaep(hash), key, first, KeyType::Aes, &between)?;
-                let made = unwrap(mechanism, aes, rest, key_type, template);
-                session.destroy(aes)?;
+                let made = unwrap(mechanism, aes, rest, key_type, template).map_err(of_fresh_key);
+                forget(session, aes);
                 made
             }
         }
@@ -227,10 +245,27 @@ fn under_a_fresh_key(
     for aes in made.handles() {
         let first = session.wrap(&Mechanism::RsaOaep(hash), key, aes);
         let rest = session.wrap(mechanism, aes, target);
-        session.destroy(aes)?;
+        forget(session, aes);
         wrapped = first.and_then(|first| Ok([first, rest?].concat()));
     }
     wrapped
+}
+
+/// Destroys an object of the session, which goes with the session otherwise.
+fn forget(session: &mut dyn Session, object: Handle) {
+    if let Err(failure) = session.destroy(object) {
+        tracing::warn!(%failure, "a key of the session stays until the session closes");
+    }
+}
+
+/// A handle that died is the fresh key's, not that of a key that could be looked for.
+fn of_fresh_key(failure: Failure) -> Failure {
+    match failure.rv {
+        Some(Ckr::ObjectHandleInvalid | Ckr::KeyHandleInvalid | Ckr::UnwrappingKeyHandleInvalid) => {
+            failure.afterwards()
+        }
+        _ => failure,
+    }
 }
 
 /// A session object that lives for one call.

@@ -46,13 +46,14 @@ pub(super) fn number(ulong: std::ffi::c_ulong) -> u64 {
 
 fn during(function: &str) -> During {
     match function {
-        "C_EncryptInit" | "C_DecryptInit" | "C_SignInit" | "C_VerifyInit" | "C_EncapsulateKey" => During::Start,
+        "C_EncryptInit" | "C_DecryptInit" | "C_SignInit" | "C_VerifyInit" => During::Start,
         "C_WrapKey" => During::Wrap,
         "C_Encrypt" => During::Encrypt,
         "C_Decrypt" => During::Decrypt,
         "C_Sign" => During::Sign,
         "C_Verify" => During::Verify,
-        "C_GenerateKey" | "C_GenerateKeyPair" | "C_CreateObject" | "C_DeriveKey" | "C_DecapsulateKey" => During::Create,
+        "C_GenerateKey" | "C_GenerateKeyPair" | "C_CreateObject" | "C_DeriveKey" | "C_EncapsulateKey"
+        | "C_DecapsulateKey" => During::Create,
         "C_UnwrapKey" => During::Unwrap,
         "C_Login" => During::Login,
         _ => During::Other,

@@ -261,6 +261,10 @@ impl Backend for Module {
         slots.into_iter().map(|slot| self.slot(slot)).collect()
     }
 
+    fn token_in(&self, slot: u64) -> Outcome<Option<Token>> {
+        self.token(slot_id(slot)?)
+    }
+
     fn mechanisms(&self, slot: u64) -> Outcome<Vec<MechanismInfo>> {
         let mut mechanisms = Vec::new();
         for mechanism in self.listed(slot)? {

@@ -33,6 +33,7 @@ const ATTRIBUTES: &[AttributeType] = &[
     AttributeType::Decapsulate,
     AttributeType::ParameterSet,
     AttributeType::AlwaysAuthenticate,
+    AttributeType::PublicKeyInfo,
 ];
 
 /// Reads a key object in two calls of C_GetAttributeValue; `None` if it is no key of a type that the gateway knows.
@@ -43,64 +44,45 @@ pub(super) fn read(session: &Session, object: ObjectHandle) -> Outcome<Option<Ob
         Err(_) => one_by_one(session, object)?,
     };
     let mut told = Told::from(told);
-    match (told.class, told.key_type) {
-        // Not asked of any other object: CKA_VALUE is the key itself there.
-        (Some(Class::Public), Some(KeyType::MlDsa | KeyType::MlKem | KeyType::SlhDsa)) => {
-            told.value = value(session, object, AttributeType::Value)?;
-        }
-        (Some(Class::Private), Some(key_type)) if key_type != KeyType::Rsa => {
-            told.known_as = public_key_elsewhere(session, object, &told)?;
-        }
-        _ => {}
+    // Not asked of any other object: CKA_VALUE is the key itself there.
+    if let (Some(Class::Public), Some(KeyType::MlDsa | KeyType::MlKem | KeyType::SlhDsa)) = (told.class, told.key_type)
+    {
+        told.value = value(session, object)?;
     }
     Ok(told.object())
 }
 
-/// The public key that belongs to a private one: as CKA_PUBLIC_KEY_INFO tells it (PKCS#11 v3.1 §4.9), or a certificate with
-/// the same CKA_ID.
-fn public_key_elsewhere(session: &Session, object: ObjectHandle, told: &Told) -> Outcome<Option<PublicKey>> {
-    let info = value(session, object, AttributeType::PublicKeyInfo)?;
-    if let Some(key) = info.and_then(|info| encoding::public_key_from_der(&info)) {
-        return Ok(Some(key));
-    }
-    if told.id.is_empty() {
-        return Ok(None);
-    }
-    let public = [
-        Attribute::Class(ObjectClass::PUBLIC_KEY),
-        Attribute::Token(true),
-        Attribute::Id(told.id.clone()),
-    ];
-    let found = |template: &[Attribute]| {
-        let found = session.find_objects(template);
-        found.map_err(|why| failed("C_FindObjects", &why))
-    };
-    if !found(&public)?.is_empty() {
-        return Ok(None);
-    }
-    let certificates = [
-        Attribute::Class(ObjectClass::CERTIFICATE),
-        Attribute::Token(true),
-        Attribute::Id(told.id.clone()),
-    ];
-    for certificate in found(&certificates)? {
-        let der = value(session, certificate, AttributeType::Value)?;
-        if let Some(key) = der.and_then(|der| encoding::public_key_from_certificate(&der)) {
-            return Ok(Some(key));
+/// The public keys that certificates on the token are about, each with the certificate's CKA_ID: all, or those with this id.
+/// A certificate that can't be read is left out.
+pub(super) fn certified(session: &Session, id: Option<&[u8]>) -> Outcome<Vec<(Vec<u8>, PublicKey)>> {
+    let mut template = vec![Attribute::Class(ObjectClass::CERTIFICATE), Attribute::Token(true)];
+    template.extend(id.map(|id| Attribute::Id(id.to_vec())));
+    let found = session.find_objects(&template);
+    let found = found.map_err(|why| failed("C_FindObjects", &why))?;
+    let read = |certificate: ObjectHandle| {
+        let told = session.get_attributes(certificate, &[AttributeType::Id, AttributeType::Value]);
+        let (mut id, mut key) = (None, None);
+        for attribute in told.ok()? {
+            match attribute {
+                Attribute::Id(told) => id = Some(told),
+                Attribute::Value(der) => key = encoding::public_key_from_certificate(&der),
+                _ => {}
+            }
         }
-    }
-    Ok(None)
+        Some((id?, key?))
+    };
+    Ok(found.into_iter().filter_map(read).collect())
 }
 
-/// One attribute of bytes; `None` if the object has it not, or does not tell.
-fn value(session: &Session, object: ObjectHandle, attribute: AttributeType) -> Outcome<Option<Vec<u8>>> {
-    let told = match session.get_attributes(object, &[attribute]) {
+/// CKA_VALUE; `None` if the object has it not, or does not tell.
+fn value(session: &Session, object: ObjectHandle) -> Outcome<Option<Vec<u8>>> {
+    let told = match session.get_attributes(object, &[AttributeType::Value]) {
         Ok(told) => told,
         Err(why @ Error::Pkcs11(..)) => return Err(failed("C_GetAttributeValue", &why)),
         Err(_) => return Ok(None),
     };
     Ok(told.into_iter().find_map(|attribute| match attribute {
-        Attribute::Value(value) | Attribute::PublicKeyInfo(value) if !value.is_empty() => Some(value),
+        Attribute::Value(value) if !value.is_empty() => Some(value),
         _ => None,
     }))
 }
@@ -124,7 +106,7 @@ struct Told {
     always_authenticate: bool,
     /// The encoded key of a post-quantum public key.
     value: Option<Vec<u8>>,
-    /// The public key of a private one, from elsewhere.
+    /// CKA_PUBLIC_KEY_INFO
     known_as: Option<PublicKey>,
 }
 
@@ -162,6 +144,7 @@ impl Told {
             Attribute::EcParams(params) => self.curve = encoding::curve_from_params(&params),
             Attribute::EcPoint(point) => self.point = Some(point),
             Attribute::ParameterSet(set) => self.parameter_set = Some(number(**set)),
+            Attribute::PublicKeyInfo(info) => self.known_as = encoding::public_key_from_der(&info),
             Attribute::AlwaysAuthenticate(always) => self.always_authenticate = always,
             _ => {}
         }
@@ -176,7 +159,12 @@ impl Told {
     fn object(self) -> Option<Object> {
         let (class, key_type) = (self.class?, self.key_type?);
         let curve = self.curve.filter(|curve| curve.key_type() == key_type);
-        let public_key = self.public_key(key_type, curve);
+        let told = self.public_key(key_type, curve);
+        let known_as = || self.known_as.clone().filter(|_| class == Class::Private);
+        let public_key = told.or_else(known_as).filter(|key| {
+            let same_curve = curve.is_none_or(|curve| key.size() == KeySize::Curve(curve));
+            key.key_type() == key_type && same_curve
+        });
         let bits = match key_type {
             KeyType::Rsa => self.modulus.as_deref().map(encoding::bit_length),
             KeyType::Aes | KeyType::Hmac => self.value_bits(),
@@ -209,9 +197,6 @@ impl Told {
     }
 
     fn public_key(&self, key_type: KeyType, curve: Option<Curve>) -> Option<PublicKey> {
-        if let Some(known) = self.known_as.as_ref().filter(|known| known.key_type() == key_type) {
-            return Some(known.clone());
-        }
         if key_type == KeyType::Rsa {
             return encoding::rsa_from_numbers(self.modulus.as_ref()?, self.exponent.as_ref()?);
         }

@@ -14,7 +14,7 @@ use cryptoki::context::{CInitializeArgs, CInitializeFlags};
 use cryptoki::object::{Attribute, ObjectHandle};
 use cryptoki::session::Session;
 use cryptoki_sys as sys;
-use zeroize::Zeroize as _;
+use zeroize::Zeroizing;
 
 use super::failure::{answered, number, refused};
 use super::{trimmed, version};
@@ -157,7 +157,8 @@ impl Functions {
         // SAFETY: the mechanism's parameters live in the caller.
         answered(starts, unsafe { start(session.handle(), mechanism, raw(key)) })?;
         between()?;
-        let mut output = vec![0; room];
+        let mut output = Zeroizing::new(vec![0; room]);
+        let mut asked = false;
         loop {
             let mut written = sys::CK_ULONG::try_from(output.len()).map_err(|_| refused(does, Ckr::DataLenRange))?;
             // SAFETY: the data is only read, whatever the type says; the output has room for `written` bytes.
@@ -174,13 +175,15 @@ impl Functions {
             match answered(does, answer) {
                 Ok(()) if written <= output.len() => {
                     output.truncate(written);
-                    return Ok(output);
+                    return Ok(std::mem::take(&mut *output));
                 }
                 Err(failure)
-                    if failure.rv == Some(Ckr::BufferTooSmall) && (output.len()..MOST_OUTPUT).contains(&written) =>
+                    if failure.rv == Some(Ckr::BufferTooSmall)
+                        && !asked
+                        && (output.len() + 1..MOST_OUTPUT).contains(&written) =>
                 {
-                    output.zeroize();
-                    output = vec![0; written.max(output.len() + 1)];
+                    asked = true;
+                    output = Zeroizing::new(vec![0; written]);
                 }
                 Ok(()) => return Err(refused(does, Ckr::BufferTooSmall)),
                 Err(failure) => return Err(failure),
@@ -211,8 +214,13 @@ impl Functions {
             )
         };
         answered("C_WrapKey", answer)?;
-        wrapped.truncate(usize::try_from(written).unwrap_or(0));
-        Ok(wrapped)
+        match usize::try_from(written) {
+            Ok(written) if written <= MOST_WRAPPED => {
+                wrapped.truncate(written);
+                Ok(wrapped)
+            }
+            _ => Err(refused("C_WrapKey", Ckr::BufferTooSmall)),
+        }
     }
 
     /// C_UnwrapKey.

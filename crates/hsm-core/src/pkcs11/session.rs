@@ -13,7 +13,7 @@ use super::raw::{Functions, Operation};
 use super::{mechanism, object, raw, template};
 use crate::backend::{Class, Filter, Handle, Made, Mechanism, Object, Outcome, Session, Template, Used};
 use crate::error::{Ckr, During, Failure};
-use crate::key::{KeySpec, KeyType, Material, ParameterSet};
+use crate::key::{KeySpec, KeyType, Material, ParameterSet, PublicKey};
 
 /// How many handles one C_FindObjects may give.
 const FOUND_AT_ONCE: NonZeroUsize = NonZeroUsize::MIN.saturating_add(99);
@@ -105,6 +105,10 @@ impl Session for OpenSession {
         object::read(self.live("C_GetAttributeValue")?, raw::object(object))
     }
 
+    fn certified(&mut self, id: Option<&[u8]>) -> Outcome<Vec<(Vec<u8>, PublicKey)>> {
+        object::certified(self.live("C_FindObjects")?, id)
+    }
+
     fn generate(&mut self, spec: KeySpec, template: &Template<'_>) -> Outcome<Made> {
         template::generate(self.live("C_GenerateKey")?, spec, template, self.set_usages_only)
     }
@@ -147,7 +151,9 @@ impl Session for OpenSession {
                 made.map(handle).map_err(|why| failed("C_UnwrapKey", &why))?
             }
         };
-        let kept = template::insist(session, raw::object(made), template);
+        // Whatever went wrong there, nothing may pass for not made.
+        let kept = template::insist(session, raw::object(made), template)
+            .map_err(|_| refused("C_UnwrapKey", Ckr::TemplateInconsistent));
         if kept.is_err() {
             let destroyed = session.destroy_object(raw::object(made));
             destroyed.map_err(|why| failed("C_DestroyObject", &why))?;

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use hsm_core::{BatchDone, BatchItem, Decrypt, Encrypt, Error, KeyInfo, Result, Sign, SignatureFormat, Signed, Verify};
 
-use crate::{Faulty, Fixture, aes, assert_signs, assert_unavailable, id, is_right, on_both, p256, sign_request, until};
+use crate::{
+    Faulty, Fixture, aes, assert_signs, assert_unavailable, id, is_right, on_both, p256, sign, sign_request, until,
+};
 
 on_both!(
     items_are_done_in_their_order,
@@ -186,12 +188,53 @@ fn a_batch_takes_one_place_in_the_queue() {
     until("the call", || token.calls("C_Sign") > 0);
     let waiting = hsm.batch(items());
     assert_eq!(hsm.status().load.queued, 1);
-    assert_eq!(hsm.batch(items()).wait().unwrap_err(), Error::Busy);
+    // What fails without the token fails as it would alone, and only the others have no room.
+    let bad = BatchItem::Encrypt(Encrypt::new(key.id.clone(), b"data"));
+    let refused = hsm.batch([vec![bad], items()].concat()).wait().unwrap();
+    assert!(matches!(refused[0], Err(Error::KeyTypeMismatch(_))), "{:?}", refused[0]);
+    assert!(refused[1..].iter().all(|answer| matches!(answer, Err(Error::Busy))));
     token.clear();
     assert!(is_right(&key, b"first", &first.wait().unwrap()));
     for (n, answer) in (0_u8..).zip(waiting.wait().unwrap()) {
         assert!(is_right(&key, &[n], &signed(answer)));
     }
+}
+
+/// The only session is not a batch's alone.
+#[test]
+fn others_come_between_the_items_of_a_long_batch() {
+    let Faulty { hsm, token } = Faulty::with(|options| options.max_sessions = Some(1));
+    let key = hsm.generate(p256("signer")).wait().unwrap();
+    token.fault("C_SignInit delay_ms=20");
+    token.forget_calls();
+    let long = hsm.batch((0..100_u8).map(|n| sign_item(&key, &[n])).collect());
+    until("the batch", || token.calls("C_SignInit") > 0);
+    assert!(is_right(&key, b"between", &sign(&hsm, &key, b"between").unwrap()));
+    assert!(
+        token.calls("C_SignInit") < 50,
+        "it waited for {} items",
+        token.calls("C_SignInit")
+    );
+    for (n, answer) in (0_u8..).zip(long.wait().unwrap()) {
+        assert!(is_right(&key, &[n], &signed(answer)));
+    }
+}
+
+#[test]
+fn a_batch_ends_where_it_is_when_the_service_ends() {
+    let Faulty { hsm, token } = Faulty::new();
+    let key = hsm.generate(p256("signer")).wait().unwrap();
+    token.fault("C_SignInit delay_ms=20");
+    token.forget_calls();
+    let long = hsm.batch((0..100_u8).map(|n| sign_item(&key, &[n])).collect());
+    until("the batch", || token.calls("C_SignInit") > 2);
+    hsm.wind_down();
+    let answers = long.wait().unwrap();
+    let done = answers.iter().take_while(|answer| answer.is_ok()).count();
+    assert!((2..100).contains(&done), "{done}");
+    assert!(answers[done..].iter().all(|answer| matches!(answer, Err(Error::Busy))));
+    assert_eq!(token.calls("C_SignInit"), done as u64);
+    assert_eq!(hsm.stop(Duration::from_secs(5)), hsm_core::Stopped::Clean);
 }
 
 #[test]
@@ -206,7 +249,9 @@ fn a_batch_meets_a_token_that_goes_away() {
             _ => assert_unavailable(answer, "CKR_"),
         }
     }
-    assert_unavailable(hsm.batch(items()).wait(), "CKR_");
+    for answer in hsm.batch(items()).wait().unwrap() {
+        assert_unavailable(answer, "CKR_");
+    }
     token.clear();
     until("the token", || hsm.status().unavailable.is_none());
     // What is lost once in the middle is not seen.

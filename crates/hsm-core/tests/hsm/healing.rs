@@ -1,10 +1,12 @@
 //! Sessions, logins, modules and tokens that are lost, and come back.
 
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use hsm_core::{Decrypt, Encrypt, Error, Hsm, KeyInfo, KeyQuery, Login};
+use softhsm_test::FaultyToken;
 
 use crate::{Faulty, aes, assert_signs, assert_unavailable, is_right, p256, sign, sign_request, until};
 
@@ -226,4 +228,75 @@ fn no_key_is_mixed_up_when_everything_is_lost_and_keys_come_and_go() {
             drop(faulty.hsm.delete(&key.id).wait());
         }
     });
+}
+
+/// A token in use, with one worker; then another one in its slot, with another PIN and nothing on it.
+struct Swapped {
+    hsm: Hsm,
+    key: KeyInfo,
+    token: FaultyToken,
+}
+
+impl Swapped {
+    fn new() -> Swapped {
+        let Faulty { hsm, token } = Faulty::with(|options| options.max_sessions = Some(1));
+        let key = hsm.generate(p256("signer")).wait().unwrap();
+        assert_signs(&hsm, &key);
+        token.forget_calls();
+        Swapped { hsm, key, token }
+    }
+
+    fn swap(&self) {
+        self.put_in(self.token.token().label(), "stranger", "another PIN");
+    }
+
+    fn put_in(&self, old: &str, new: &str, pin: &str) {
+        let token = self.token.token();
+        let mut util = Command::new("softhsm2-util");
+        util.args(["--init-token", "--token", old, "--label", new])
+            .args(["--so-pin", token.so_pin(), "--pin", pin])
+            .envs(token.module_env().iter().cloned());
+        assert!(util.output().unwrap().status.success());
+    }
+
+    /// Nothing was done on the other token and no PIN tried but the one operation that found out; the own one is found again.
+    fn assert_left_alone_and_found_again(&self) {
+        let Swapped { hsm, key, token } = self;
+        let looks = token.calls("C_GetSlotList");
+        until("a look", || token.calls("C_GetSlotList") > looks + 2);
+        for _ in 0..3 {
+            assert_unavailable(sign(hsm, key, b"data"), "");
+            assert_unavailable(hsm.generate(p256("another")).wait(), "");
+        }
+        let calls = ["C_Login", "C_SignInit", "C_GenerateKeyPair"].map(|function| token.calls(function));
+        assert_eq!(calls, [0, 1, 0]);
+        assert_eq!(hsm.status().login, Login::LoggedOut);
+        self.put_in("stranger", token.token().label(), token.token().pin());
+        until("the token", || hsm.status().unavailable.is_none());
+        let key = hsm.generate(p256("another")).wait().unwrap();
+        assert_signs(hsm, &key);
+    }
+}
+
+#[test]
+fn a_session_that_is_lost_is_not_opened_on_another_token() {
+    let swapped = Swapped::new();
+    swapped.swap();
+    swapped.token.fault("forget-sessions");
+    assert_unavailable(sign(&swapped.hsm, &swapped.key, b"data"), "not in its slot");
+    swapped.assert_left_alone_and_found_again();
+}
+
+#[test]
+fn what_waits_when_the_token_is_lost_is_not_done_on_another() {
+    let swapped = Swapped::new();
+    let Swapped { hsm, key, token } = &swapped;
+    token.fault("C_Sign hang\nC_Sign rv=0xe0");
+    let [first, second] = [(); 2].map(|()| hsm.sign(sign_request(key, b"data")));
+    until("the call", || token.calls("C_Sign") > 0);
+    swapped.swap();
+    token.clear();
+    assert_unavailable(first.wait(), "CKR_TOKEN_NOT_PRESENT");
+    assert_unavailable(second.wait(), "");
+    swapped.assert_left_alone_and_found_again();
 }

@@ -159,3 +159,40 @@ fn a_login_for_one_use_may_fail_without_blame_for_the_pin() {
     );
     assert_signs(&hsm, &key);
 }
+
+fn no_pin_is_tried_for_one_use_at(flag: &str, name: &str) {
+    let (Faulty { hsm, token }, key) = with_a_careful_key();
+    let other = hsm.generate(p256("signer")).wait().unwrap();
+    token.fault(&format!("C_GetTokenInfo flags={flag}"));
+    assert_unavailable(sign(&hsm, &key, b"data"), name);
+    token.clear();
+    for key in [&key, &other] {
+        assert_unavailable(sign(&hsm, key, b"data"), name);
+    }
+    assert_eq!(token.calls("C_Login"), 0);
+    assert_eq!(hsm.status().login, Login::Refused);
+}
+
+#[test]
+fn a_pin_near_its_end_is_not_tried_for_one_use() {
+    no_pin_is_tried_for_one_use_at("0x20000", "CKF_USER_PIN_FINAL_TRY");
+}
+
+#[test]
+fn a_pin_that_is_locked_is_not_tried_for_one_use() {
+    no_pin_is_tried_for_one_use_at("0x40000", "CKF_USER_PIN_LOCKED");
+}
+
+/// SoftHSM leaves the operation active that the login was for, and a session with one takes no other.
+#[test]
+fn a_login_that_failed_for_one_use_leaves_no_operation_behind() {
+    let (Faulty { hsm, token }, key) = with_a_careful_key();
+    let other = hsm.generate(p256("signer")).wait().unwrap();
+    token.fault("C_Login rv=0x30 count=1");
+    sign(&hsm, &key, b"data").unwrap_err();
+    token.forget_calls();
+    for _ in 0..20 {
+        assert_signs(&hsm, &other);
+    }
+    assert_eq!(token.calls("C_SignInit"), 20);
+}

@@ -13,6 +13,7 @@ mod batches;
 mod creating;
 mod devices;
 mod everyday;
+mod halfway;
 mod healing;
 mod limits;
 mod listing;

@@ -36,7 +36,7 @@ struct Trace {
     action: Action,
     operation: Operation,
     id: HsmKeyId,
-    asked: Option<&'static str>,
+    asked: Option<Option<&'static str>>,
 }
 
 impl KeyService {
@@ -163,10 +163,10 @@ impl KeyService {
 impl Trace {
     fn of(item: &BatchItem) -> Trace {
         let (action, operation, asked) = match item {
-            BatchItem::Encrypt(request) => (Action::Encrypt, Operation::Encrypt, request.algorithm.name()),
-            BatchItem::Decrypt(request) => (Action::Decrypt, Operation::Decrypt, request.algorithm.name()),
-            BatchItem::Sign(request) => (Action::Sign, Operation::Sign, request.algorithm.name()),
-            BatchItem::Verify(request) => (Action::Verify, Operation::Verify, request.signed.algorithm.name()),
+            BatchItem::Encrypt(request) => (Action::Encrypt, Operation::Encrypt, request.algorithm.asked()),
+            BatchItem::Decrypt(request) => (Action::Decrypt, Operation::Decrypt, request.algorithm.asked()),
+            BatchItem::Sign(request) => (Action::Sign, Operation::Sign, request.algorithm.asked()),
+            BatchItem::Verify(request) => (Action::Verify, Operation::Verify, request.signed.algorithm.asked()),
         };
         Trace {
             action,

@@ -22,7 +22,7 @@ impl KeyService {
     ) -> Result<(HsmKeyId, Encrypted)> {
         let id = token_key(key)?;
         let request = request(id.clone());
-        let asked = request.algorithm.name();
+        let asked = request.algorithm.asked();
         let result = self.on(Action::Encrypt, &id, |hsm| hsm.encrypt(request)).await?;
         let used = result.as_ref().ok().map(|done| done.algorithm.name());
         let used = used.or_else(|| self.used(asked, &id, Operation::Encrypt));
@@ -44,7 +44,7 @@ impl KeyService {
     ) -> Result<Zeroizing<Vec<u8>>> {
         let id = token_key(key)?;
         let request = request(id.clone());
-        let asked = request.algorithm.name();
+        let asked = request.algorithm.asked();
         let result = self.on(Action::Decrypt, &id, |hsm| hsm.decrypt(request)).await?;
         let used = self.used(asked, &id, Operation::Decrypt);
         self.record(caller, Action::Decrypt, Some(id.to_string()), used, result, 200)
@@ -63,7 +63,7 @@ impl KeyService {
     ) -> Result<(HsmKeyId, Signed)> {
         let id = token_key(key)?;
         let request = request(id.clone());
-        let asked = request.algorithm.name();
+        let asked = request.algorithm.asked();
         let result = self.on(Action::Sign, &id, |hsm| hsm.sign(request)).await?;
         let used = result.as_ref().ok().map(|done| done.algorithm.name());
         let used = used.or_else(|| self.used(asked, &id, Operation::Sign));
@@ -80,7 +80,7 @@ impl KeyService {
     pub async fn verify(&self, caller: &Caller, key: KeyId, request: impl FnOnce(HsmKeyId) -> Verify) -> Result<bool> {
         let id = token_key(key)?;
         let request = request(id.clone());
-        let asked = request.signed.algorithm.name();
+        let asked = request.signed.algorithm.asked();
         let result = self.on(Action::Verify, &id, |hsm| hsm.verify(request)).await?;
         let used = self.used(asked, &id, Operation::Verify);
         self.record(caller, Action::Verify, Some(id.to_string()), used, result, 200)
@@ -99,7 +99,7 @@ impl KeyService {
         algorithm: Choice,
     ) -> Result<(HsmKeyId, Wrapped)> {
         let (id, target) = (token_key(key)?, token_key(target)?);
-        let asked = algorithm.name();
+        let asked = algorithm.asked();
         let key = id.clone();
         let request = Wrap { key, target, algorithm };
         let result = self.on(Action::Wrap, &id, |hsm| hsm.wrap(request)).await?;
@@ -142,14 +142,15 @@ impl KeyService {
         self.record(caller, Action::Random, None, None, result, 200).await
     }
 
-    /// The algorithm for the record: the one that was asked for, or the one that the key decides.
+    /// The algorithm for the record: the one that was asked for, or the one that the key decides; none for a name that nobody
+    /// knows.
     pub(super) fn used(
         &self,
-        asked: Option<&'static str>,
+        asked: Option<Option<&'static str>>,
         id: &HsmKeyId,
         operation: Operation,
     ) -> Option<&'static str> {
         let by_key = || self.tokens.of(id).ok()?.default_algorithm(id, operation);
-        asked.or_else(|| by_key().map(Algorithm::name))
+        asked.unwrap_or_else(|| by_key().map(Algorithm::name))
     }
 }

@@ -1,11 +1,11 @@
 //! Many operations as one call.
 
 use serde_json::{Value, json};
-use softhsm_test::Token;
+use softhsm_test::{FaultyToken, Token};
 
 use super::MESSAGE;
 use crate::support::{Server, base64, merged, mint, text};
-use crate::tools::audit_records;
+use crate::tools::{audit_records, wait_until};
 
 const BATCH: &str = "/api/v1/hsm/batch";
 
@@ -241,4 +241,40 @@ fn an_item_that_is_to_be_tried_again_says_when() {
     assert!(results[0]["retry_after"].is_u64(), "{results}");
     assert_eq!(results[1]["status"], 400);
     assert!(results[1].get("retry_after").is_none());
+}
+
+/// What was done is recorded and answered, and the rest is to be tried elsewhere.
+#[test]
+fn a_server_that_ends_ends_its_batches_where_they_are() {
+    let mut server = Server::with_faulty(FaultyToken::fresh())
+        .env("HSM_SERVER__SHUTDOWN_TIMEOUT_MS", "2000")
+        .start();
+    let caller = server.all();
+    let key = caller.key(json!({"key_type": "AES", "key_size": 256}));
+    server.fault("C_EncryptInit delay_ms=20");
+    let item = json!({"operation": "encrypt", "key_id": key["key_id"], "data": base64(MESSAGE)});
+    let body = json!({"operations": vec![item; 1000]});
+    let results = std::thread::scope(|scope| {
+        let batch = scope.spawn(|| caller.post(BATCH, &body).good(200)["results"].clone());
+        wait_until("the batch", || server.faulty_token().calls("C_EncryptInit") > 2);
+        server.signal("TERM");
+        batch.join().unwrap()
+    });
+    let statuses: Vec<_> = results
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|result| result["status"].clone())
+        .collect();
+    let done = statuses.iter().take_while(|status| **status == 200).count();
+    assert!((2..1000).contains(&done), "{done}");
+    assert!(statuses[done..].iter().all(|status| *status == 503));
+    assert!(server.wait().success());
+    let records: String = server
+        .data_files()
+        .into_iter()
+        .filter(|(path, _)| path.extension().is_some_and(|extension| extension == "jsonl"))
+        .map(|(_, content)| String::from_utf8(content).unwrap())
+        .collect();
+    assert_eq!(records.matches("\"action\":\"encrypt\"").count(), done);
 }
