@@ -183,9 +183,7 @@ fn hashed_here(bare: MechanismId, row: &Row) -> String {
 
 fn has_oaep(worker: &mut Worker, hash: Hash) -> Result<()> {
     let shared = worker.shared.clone();
-    if !crate::oaep::listed(&shared) {
-        return Err(operation::no_mechanism(MechanismId::RSA_PKCS_OAEP));
-    }
+    operation::listed(&shared, MechanismId::RSA_PKCS_OAEP, Operation::Decrypt)?;
     crate::oaep::check(worker, hash)
 }
 

@@ -6,7 +6,6 @@
 mod alt_name;
 mod subject;
 
-use base64::Engine as _;
 use x509_cert::der::asn1::BitString;
 use x509_cert::der::{Decode as _, Encode as _};
 use x509_cert::ext::ToExtension as _;
@@ -163,17 +162,7 @@ impl Csr {
 
     /// In PEM (RFC 7468 §7), lines of 64 characters, a newline at the end.
     pub fn to_pem(&self) -> String {
-        let body = base64::engine::general_purpose::STANDARD.encode(&self.0);
-        let mut pem = String::from("-----BEGIN CERTIFICATE REQUEST-----\n");
-        let mut rest = body.as_str();
-        while !rest.is_empty() {
-            let (line, tail) = rest.split_at(rest.len().min(64));
-            pem.push_str(line);
-            pem.push('\n');
-            rest = tail;
-        }
-        pem.push_str("-----END CERTIFICATE REQUEST-----\n");
-        pem
+        encoding::pem("CERTIFICATE REQUEST", &self.0)
     }
 }
 

@@ -17,6 +17,8 @@ use crate::key::Curve;
 pub use jwk::{Jwk, jwk};
 pub use point::{check_point, curve_from_params, curve_params, point_from_attribute};
 pub(crate) use point::{point_fault, uncompressed};
+#[cfg(feature = "csr")]
+pub(crate) use public_key::pem;
 pub(crate) use public_key::{KeyAlgorithm, bare_public_key};
 #[cfg(feature = "pkcs11")]
 pub(crate) use public_key::{octet_string, rsa_from_numbers};

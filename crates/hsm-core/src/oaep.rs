@@ -3,11 +3,10 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use crate::algorithm::{Hash, MechanismId, Operation};
+use crate::algorithm::Hash;
 use crate::backend::{Made, Mechanism, Used};
 use crate::error::{Ckr, Error, Failure, Result};
 use crate::key::{KeySpec, Usage, Usages};
-use crate::shared::Shared;
 use crate::software::PreparedKey;
 use crate::trial;
 use crate::worker::Worker;
@@ -50,15 +49,6 @@ impl OaepHashes {
         let has_better = hashes.as_ref()?.contains(&Hash::Sha256);
         Some(if has_better { Hash::Sha256 } else { Hash::Sha1 })
     }
-}
-
-/// Whether the token has RSA-OAEP at all.
-pub(crate) fn listed(shared: &Shared) -> bool {
-    shared
-        .link
-        .mechanisms()
-        .iter()
-        .any(|info| info.id == MechanismId::RSA_PKCS_OAEP && info.does(Operation::Decrypt))
 }
 
 fn try_all(worker: &mut Worker) -> Result<Vec<Hash>> {

@@ -90,8 +90,13 @@ pub(crate) fn bare_public_key(key: &PublicKey) -> Vec<u8> {
 
 /// A public key as SubjectPublicKeyInfo in PEM (RFC 7468 §13), lines of 64 characters, a newline at the end.
 pub fn public_key_pem(key: &PublicKey) -> String {
-    let body = STANDARD.encode(public_key_der(key));
-    let mut pem = String::from("-----BEGIN PUBLIC KEY-----\n");
+    pem("PUBLIC KEY", &public_key_der(key))
+}
+
+/// DER in PEM (RFC 7468 §2), lines of 64 characters, a newline at the end.
+pub(crate) fn pem(label: &str, der: &[u8]) -> String {
+    let body = STANDARD.encode(der);
+    let mut pem = format!("-----BEGIN {label}-----\n");
     let mut rest = body.as_str();
     while !rest.is_empty() {
         let (line, tail) = rest.split_at(rest.len().min(64));
@@ -99,7 +104,7 @@ pub fn public_key_pem(key: &PublicKey) -> String {
         pem.push('\n');
         rest = tail;
     }
-    pem.push_str("-----END PUBLIC KEY-----\n");
+    pem.push_str(&format!("-----END {label}-----\n"));
     pem
 }
 

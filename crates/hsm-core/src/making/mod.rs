@@ -332,12 +332,13 @@ fn is_usable(
     trial: Option<&Mechanism>,
     once_more: impl Fn(&mut dyn Session, &Template<'_>) -> Outcome<Handle>,
 ) -> Outcome<bool> {
-    let unmeasured = session
-        .read(made)?
-        .is_some_and(|object| object.size == KeySize::Unknown);
-    let Some(mechanism) = trial.filter(|_| unmeasured) else {
+    let Some(mechanism) = trial else {
         return Ok(true);
     };
+    let told = session.read(made)?;
+    if told.is_none_or(|object| object.size != KeySize::Unknown) {
+        return Ok(true);
+    }
     let template = Template {
         id: b"trial",
         label: "trial",

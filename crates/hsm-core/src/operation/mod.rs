@@ -104,9 +104,7 @@ pub(crate) fn decrypt(shared: &Shared, key: &Key, request: Decrypt) -> Result<Pl
     let tag = given("tag", needs_tag, tag)?;
     match chosen {
         Chosen::Oaep(hash) => {
-            if !oaep::listed(shared) {
-                return Err(no_mechanism(MechanismId::RSA_PKCS_OAEP));
-            }
+            listed(shared, MechanismId::RSA_PKCS_OAEP, Operation::Decrypt)?;
             if let KeySize::Bits(bits) = key.info.size
                 && ciphertext.len() != bits.div_ceil(8) as usize
             {

@@ -79,13 +79,12 @@ fn wrap(shared: &Shared, key: &Key, target: Arc<Key>, request: &Wrap) -> Result<
     wrappable(&target, algorithm)?;
     let how = How::of(shared, algorithm, Operation::Wrap)?;
     Ok(Box::new(move |worker, mut key| {
+        // Read from the token just now: other programs may change it, and there are tokens that do not look.
+        let mut target = target;
         let hash = how.hash(worker)?;
         let shared = worker.shared.clone();
         let token = shared.link.token();
         for _ in 0..MOST_LOOKS {
-            // Other programs may have changed the target since it was read, and there are tokens that do not look.
-            let target = worker.find(&target.info.id)?;
-            wrappable(&target, algorithm)?;
             let wrapped_key = worker.run_with_key(&key, |session, key| {
                 let Some(target) = target.private().filter(|_| shared.index.is_current(&target)) else {
                     return Ok(None);
@@ -111,6 +110,8 @@ fn wrap(shared: &Shared, key: &Key, target: Arc<Key>, request: &Wrap) -> Result<
             }
             // Not every token tells which of the two handles has died.
             key = worker.find(&key.info.id)?;
+            target = worker.find(&target.info.id)?;
+            wrappable(&target, algorithm)?;
         }
         Err(lost_again_and_again())
     }))
