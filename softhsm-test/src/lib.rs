@@ -26,6 +26,8 @@
 //! | `HSM_TEST_INIT_ARGS` | text for C_Initialize's reserved argument |
 //! | `SOFTHSM2_MODULE` | where SoftHSM's module is, if not at one of the usual places |
 //!
+//! [`Postgres`] is a database server.
+//!
 //! [`FaultyToken`] is a token behind a module that fails on command.
 //!
 //! Functions here stop the test when something that should work does not. Tests run one to a process (`cargo
@@ -49,10 +51,12 @@ mod kind;
 mod library;
 mod namespace;
 mod outside;
+mod postgres;
 mod servers;
 mod token;
 
 pub use faulty::FaultyToken;
 pub use inside::{Class, ObjectFacts};
 pub use kind::{NAMES, installed, missing_packages};
+pub use postgres::Postgres;
 pub use token::Token;

@@ -9,7 +9,7 @@ use crate::call::{self, Call, Reply, Settle};
 use crate::error::{Error, Result};
 use crate::hsm::Hsm;
 use crate::index::Key;
-use crate::key::{HsmKeyId, Usage};
+use crate::key::{HsmKeyId, KeyRef, Usage};
 use crate::operation::{self, Decrypt, Encrypt, Encrypted, Plan, Sign, Signed, Verify};
 use crate::shared::Shared;
 use crate::worker::Worker;
@@ -54,7 +54,7 @@ impl std::fmt::Debug for BatchDone {
 
 impl BatchItem {
     /// The key.
-    pub fn key(&self) -> &HsmKeyId {
+    pub fn key(&self) -> &KeyRef {
         match self {
             BatchItem::Encrypt(request) => &request.key,
             BatchItem::Decrypt(request) => &request.key,
@@ -74,6 +74,7 @@ impl BatchItem {
 
     /// Checks the item against its key.
     fn plan(self, shared: &Shared, key: &Arc<Key>) -> Result<Step> {
+        shared.in_sight(key.clone())?;
         if key.ambiguous {
             return Err(Error::AmbiguousKey(key.info.id.clone()));
         }
@@ -166,15 +167,19 @@ impl Hsm {
             .into_iter()
             .enumerate()
             .map(|(at, item)| {
-                if let Err(error) = self.foreign_token(item.key()) {
+                if let Err(error) = self.foreign_token(item.key().id()) {
                     batch.answer(at, Err(error));
                     return Item::Answered;
                 }
                 let enough = |key: &Arc<Key>| !key.is_half() || key.info.usages.contains(item.needs());
-                match shared.index.key(item.key()).filter(enough) {
+                let (found, on_token) = match item.key() {
+                    KeyRef::Token(id) => (shared.index.key(id).filter(enough), true),
+                    KeyRef::Wrapped(wrapped) => (shared.vault.key(wrapped, shared.index.generation()), false),
+                };
+                match found {
                     Some(key) => planned(&batch, at, item.plan(&shared, &key)),
                     None => {
-                        missing = true;
+                        missing |= on_token;
                         Item::Unplanned(item)
                     }
                 }
@@ -187,7 +192,8 @@ impl Hsm {
         let settle: Arc<dyn Settle> = batch.clone();
         self.walk_then(&settle, move |walked| {
             let plan = |(at, item)| match item {
-                Item::Unplanned(item) => match shared.index.key(item.key()) {
+                Item::Unplanned(item) if matches!(item.key(), KeyRef::Wrapped(_)) => Item::Unplanned(item),
+                Item::Unplanned(item) => match shared.index.key(item.key().id()) {
                     _ if walked.is_err() => {
                         walked.clone().unwrap_or_else(|error| batch.answer(at, Err(error)));
                         Item::Answered
@@ -196,7 +202,7 @@ impl Hsm {
                     // Everything was dropped since: the token itself must be asked.
                     None if shared.index.walked().is_none() => Item::Unplanned(item),
                     None => {
-                        batch.answer(at, Err(not_found(&shared, item.key())));
+                        batch.answer(at, Err(not_found(&shared, item.key().id())));
                         Item::Answered
                     }
                 },
@@ -258,10 +264,13 @@ fn run(worker: &mut Worker, batch: Arc<Batch>, mut items: Items) {
         let answer = shared.link.check().and_then(|()| match item {
             Item::Planned(step) => step(worker),
             Item::Unplanned(item) => {
-                let key = worker.find(item.key()).map_err(|error| match error {
-                    Error::KeyNotFound(id) => not_found(&shared, &id),
-                    error => error,
-                })?;
+                let key = match item.key() {
+                    KeyRef::Token(id) => worker.find(id).map_err(|error| match error {
+                        Error::KeyNotFound(id) => not_found(&shared, &id),
+                        error => error,
+                    }),
+                    KeyRef::Wrapped(wrapped) => worker.load(wrapped),
+                }?;
                 item.plan(&shared, &key)?(worker)
             }
             Item::Answered => Err(Error::Internal("an item was answered before".into())),

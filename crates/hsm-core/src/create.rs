@@ -89,7 +89,7 @@ pub(crate) fn create<A: Send + 'static>(worker: &mut Worker, new: &KeyAttributes
         accept,
         answer,
     } = birth;
-    let made = prepare(worker, &new.label).and_then(|id| {
+    let made = prepare(worker, new).and_then(|id| {
         // Should the module never return, what it made is destroyed once it appears.
         let watched = shared.keeper.destroy_from(id.clone(), deadline + AFTER_DEADLINE);
         let made = make_one(worker, new, &id, base, &mut make);
@@ -138,7 +138,8 @@ fn as_asked(new: &KeyAttributes, id: &HsmKeyId, found: &Found) -> Result<()> {
 pub(crate) fn relabel(worker: &mut Worker, id: &HsmKeyId, label: &Label) -> Result<KeyInfo> {
     let shared = worker.shared.clone();
     let token = shared.link.token();
-    let key = worker.find(id)?;
+    shared.check_label(label)?;
+    let key = worker.find(id).and_then(|key| shared.in_sight(key))?;
     let _reserved = shared.creating.reserve(label)?;
     if holder(worker, label, Some(id))? {
         return Err(taken(label));
@@ -187,27 +188,42 @@ fn holder(worker: &mut Worker, label: &Label, but: Option<&HsmKeyId>) -> Result<
     })
 }
 
-/// Chooses a free id, and sees that the label is free.
-fn prepare(worker: &mut Worker, label: &Label) -> Result<HsmKeyId> {
-    let shared = worker.shared.clone();
-    let token = shared.link.token();
-    if holder(worker, label, None)? {
-        return Err(taken(label));
+/// Sees that the label is free, and the id; chooses one if there is none yet.
+fn prepare(worker: &mut Worker, new: &KeyAttributes) -> Result<HsmKeyId> {
+    if holder(worker, &new.label, None)? {
+        return Err(taken(&new.label));
     }
+    match &new.id {
+        None => fresh_id(worker),
+        Some(id) if id.token() != worker.shared.options.name.as_ref() => Err(Error::KeyNotFound(id.clone())),
+        Some(id) if is_free(worker, id.as_bytes())? => Ok(id.clone()),
+        Some(id) => Err(Error::Conflict(format!("the id {id} is another key's by now"))),
+    }
+}
+
+/// Chooses a free id.
+pub(crate) fn fresh_id(worker: &mut Worker) -> Result<HsmKeyId> {
+    let shared = worker.shared.clone();
     for _ in 0..8 {
         let mut bytes = [0; ID_BYTES];
         shared.entropy.fill(worker, &mut bytes)?;
-        let free = worker.run(Again::Once, |session| {
-            let _hold = shared.catalogue.search(&token);
-            Ok(session.find(&Filter::Id(&bytes))?.is_empty())
-        })?;
-        if let (true, Some(id)) = (free, HsmKeyId::on(shared.options.name.as_ref(), &bytes)) {
+        let id = HsmKeyId::on(shared.options.name.as_ref(), &bytes);
+        if let (true, Some(id)) = (is_free(worker, &bytes)?, id) {
             return Ok(id);
         }
     }
     Err(Error::Device(
         "eight ids in a row are taken on the token: its random generator repeats itself".into(),
     ))
+}
+
+fn is_free(worker: &mut Worker, id: &[u8]) -> Result<bool> {
+    let shared = worker.shared.clone();
+    let token = shared.link.token();
+    worker.run(Again::Once, |session| {
+        let _hold = shared.catalogue.search(&token);
+        Ok(session.find(&Filter::Id(id))?.is_empty())
+    })
 }
 
 /// What became of an attempt.
@@ -305,7 +321,7 @@ fn undo<T>(worker: &mut Worker, id: &HsmKeyId, error: Error) -> Result<T> {
 /// # Errors
 /// [`Error::KeyNotFound`], [`Error::AmbiguousKey`], and what the token answers, if the key is still there afterwards.
 pub(crate) fn delete(worker: &mut Worker, id: &HsmKeyId) -> Result<KeyInfo> {
-    let key = worker.find(id)?;
+    let key = worker.find(id).and_then(|key| worker.shared.in_sight(key))?;
     let info = key.info.clone();
     let mut fate = destroy(worker, id, &key.handles().collect::<Vec<_>>(), key.generation());
     for _ in 0..MOST_LOOKS {

@@ -173,7 +173,7 @@ impl Hsm {
     /// Those of [`prepare`] and of [`Hsm::sign`].
     pub fn csr(&self, request: CertificateRequest) -> Call<Csr> {
         let id = request.key.clone();
-        self.with_key(&id, Usage::Sign, move |shared, key| {
+        self.with_key(&id.into(), Usage::Sign, move |shared, key| {
             let prepared = prepare(&key.info, &request)?;
             let plan = operation::sign(shared, key, prepared.to_sign())?;
             Ok(Box::new(move |worker, key| {

@@ -14,13 +14,14 @@ use crate::entropy::Entropy;
 use crate::error::{Error, Result};
 use crate::index::{Index, Key};
 use crate::keeper::{self, Close, Keeper};
-use crate::key::{HsmKeyId, KeyInfo, KeyType, TokenName, Usage};
+use crate::key::{HsmKeyId, KeyInfo, KeyRef, KeyType, TokenName, Usage, WrappedKey};
 use crate::link::{Link, Login};
 use crate::module::{Left, SharedBackend};
 use crate::oaep::OaepHashes;
 use crate::operation::{self, Decrypt, Encrypt, Encrypted, Plan, Sign, Signed, Verify};
 use crate::place::Place;
 use crate::shared::{Options, Shared};
+use crate::vault::Vault;
 use crate::worker::{Again, Worker};
 use crate::workers::{self, Load, Queue, Threads};
 
@@ -117,6 +118,7 @@ impl Hsm {
             .map(|most| usize::try_from(most).unwrap_or(usize::MAX));
         let queue = Queue::new(Threads::new(wanted, allowed), options.queue);
         let name = options.name.clone();
+        let vault = Vault::new(options.loaded_keys);
         let shared = Arc::new(Shared {
             options,
             link,
@@ -127,6 +129,7 @@ impl Hsm {
             entropy: Entropy::default(),
             oaep: OaepHashes::default(),
             trials: Trials::default(),
+            vault,
             catalogue: module.catalogue.clone(),
             place: (allowed == Some(1)).then(Place::default),
         });
@@ -187,7 +190,8 @@ impl Hsm {
         }
         let id = id.clone();
         self.call(self.shared.options.timeout, move |worker, reply| {
-            reply.settle(worker.find(&id).map(|key| key.info.clone()));
+            let key = worker.find(&id).and_then(|key| worker.shared.in_sight(key));
+            reply.settle(key.map(|key| key.info.clone()));
         })
     }
 
@@ -198,7 +202,8 @@ impl Hsm {
         }
         let page = |shared: &Shared, query: &KeyQuery| {
             let wanted = |info: &KeyInfo| {
-                query.key_type.is_none_or(|t| t == info.key_type)
+                !shared.is_hidden(&info.label)
+                    && query.key_type.is_none_or(|t| t == info.key_type)
                     && query.label.as_ref().is_none_or(|label| *label == info.label)
             };
             let (keys, more) = shared.index.page(query.after.as_ref(), query.limit, wanted)?;
@@ -228,6 +233,28 @@ impl Hsm {
         })
     }
 
+    /// Destroys every key object with this id, halves of pairs too; tells how many there were. For what a creation left that
+    /// was cut short.
+    pub fn destroy_all(&self, id: &HsmKeyId) -> Call<usize> {
+        if let Err(error) = self.foreign_token(id).and_then(|()| self.shared.link.check_change()) {
+            return Call::settled(Err(error));
+        }
+        let id = id.clone();
+        self.call(self.shared.options.timeout, move |worker, reply| {
+            reply.settle(create::destroy_objects(worker, &id));
+        })
+    }
+
+    /// Chooses an id for a key that is to be made: 8 random bytes that no key of the token has.
+    pub fn fresh_id(&self) -> Call<HsmKeyId> {
+        if let Err(error) = self.shared.link.check_login() {
+            return Call::settled(Err(error));
+        }
+        self.call(self.shared.options.timeout, move |worker, reply| {
+            reply.settle(create::fresh_id(worker));
+        })
+    }
+
     /// Has a key that must not stay destroyed as soon as that can be done, even if the token is away just now.
     pub fn discard(&self, id: &HsmKeyId) {
         if self.foreign_token(id).is_err() {
@@ -237,39 +264,42 @@ impl Hsm {
     }
 
     /// The algorithm that fits the key best, as far as it is known without asking the token.
-    pub fn default_algorithm(&self, id: &HsmKeyId, operation: Operation) -> Option<Algorithm> {
-        let key = self.shared.index.key(id)?;
+    pub fn default_algorithm(&self, key: &KeyRef, operation: Operation) -> Option<Algorithm> {
+        let key = match key {
+            KeyRef::Token(id) => self.shared.index.key(id)?,
+            KeyRef::Wrapped(wrapped) => Arc::new(Key::of_wrapped(wrapped.clone(), None, 0, None)),
+        };
         operation::default_algorithm(&self.shared, &key, operation)
     }
 
     /// Encrypts.
     pub fn encrypt(&self, request: Encrypt) -> Call<Encrypted> {
-        let id = request.key.clone();
-        self.with_key(&id, Usage::Encrypt, move |shared, key| {
+        let key = request.key.clone();
+        self.with_key(&key, Usage::Encrypt, move |shared, key| {
             operation::encrypt(shared, key, request)
         })
     }
 
     /// Decrypts. The answer is wiped when it is dropped.
     pub fn decrypt(&self, request: Decrypt) -> Call<zeroize::Zeroizing<Vec<u8>>> {
-        let id = request.key.clone();
-        self.with_key(&id, Usage::Decrypt, move |shared, key| {
+        let key = request.key.clone();
+        self.with_key(&key, Usage::Decrypt, move |shared, key| {
             operation::decrypt(shared, key, request)
         })
     }
 
     /// Signs, or makes a message authentication code.
     pub fn sign(&self, request: Sign) -> Call<Signed> {
-        let id = request.key.clone();
-        self.with_key(&id, Usage::Sign, move |shared, key| {
+        let key = request.key.clone();
+        self.with_key(&key, Usage::Sign, move |shared, key| {
             operation::sign(shared, key, request)
         })
     }
 
     /// Checks a signature or a message authentication code. A malformed one is wrong, not an error.
     pub fn verify(&self, request: Verify) -> Call<bool> {
-        let id = request.signed.key.clone();
-        self.with_key(&id, Usage::Verify, move |shared, key| {
+        let key = request.signed.key.clone();
+        self.with_key(&key, Usage::Verify, move |shared, key| {
             operation::verify(shared, key, request)
         })
     }
@@ -342,16 +372,58 @@ impl Hsm {
 
     /// Resolves `id`, has `plan` check the request against the key, and runs what it planned on a worker. `needs` is the
     /// usage that the request needs: half a pair that lacks it may be whole by now, which is for the token to say.
-    pub(crate) fn with_key<T, P>(&self, id: &HsmKeyId, needs: Usage, plan: P) -> Call<T>
+    pub(crate) fn with_key<T, P>(&self, key: &KeyRef, needs: Usage, plan: P) -> Call<T>
     where
         T: Send + 'static,
         P: FnOnce(&Shared, &Key) -> Result<Plan<T>> + Send + 'static,
     {
-        self.resolve(id, needs, move |shared, key, reply| shared.go_on(key, reply, plan))
+        self.resolve(key, needs, move |shared, key, reply| shared.go_on(key, reply, plan))
     }
 
-    /// Resolves `id`, and has `go` do what is to be done with the key.
-    pub(crate) fn resolve<T, G>(&self, id: &HsmKeyId, needs: Usage, go: G) -> Call<T>
+    /// Resolves `key`, loading it if it must be, and has `go` do what is to be done with it.
+    pub(crate) fn resolve<T, G>(&self, key: &KeyRef, needs: Usage, go: G) -> Call<T>
+    where
+        T: Send + 'static,
+        G: FnOnce(&Arc<Shared>, &Arc<Key>, Reply<T>) + Send + 'static,
+    {
+        match key {
+            KeyRef::Token(id) => self.resolve_on_token(id, needs, move |shared, key, reply| {
+                match shared.in_sight(key.clone()) {
+                    Ok(key) => go(shared, &key, reply),
+                    Err(error) => drop(reply.settle(Err(error))),
+                }
+            }),
+            KeyRef::Wrapped(wrapped) => self.resolve_wrapped(wrapped, go),
+        }
+    }
+
+    fn resolve_wrapped<T, G>(&self, wrapped: &Arc<WrappedKey>, go: G) -> Call<T>
+    where
+        T: Send + 'static,
+        G: FnOnce(&Arc<Shared>, &Arc<Key>, Reply<T>) + Send + 'static,
+    {
+        if let Err(error) = self.shared.link.check_login() {
+            return Call::settled(Err(error));
+        }
+        let (reply, call) = call::pair();
+        let shared = &self.shared;
+        if let Some(key) = shared.vault.key(wrapped, shared.index.generation()) {
+            go(shared, &key, reply);
+            return call;
+        }
+        let wrapped = wrapped.clone();
+        shared.submit(shared.options.timeout, reply, move |worker, reply| {
+            let shared = worker.shared.clone();
+            match worker.load(&wrapped) {
+                Ok(key) => go(&shared, &key, reply),
+                Err(error) => drop(reply.settle(Err(error))),
+            }
+        });
+        call
+    }
+
+    /// The same for a key on the token, also one that is kept out of sight.
+    pub(crate) fn resolve_on_token<T, G>(&self, id: &HsmKeyId, needs: Usage, go: G) -> Call<T>
     where
         T: Send + 'static,
         G: FnOnce(&Arc<Shared>, &Arc<Key>, Reply<T>) + Send + 'static,

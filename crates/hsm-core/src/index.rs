@@ -1,67 +1,21 @@
 //! Which keys the token has and where each lies: id → handles, type, usages. Read in bulk, kept true by our own changes at
 //! once, by searches for ids that are not here, and by a walk over the token now and then.
 
+mod key;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Bound;
-use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use crate::backend::{Class, Handle, Object, Session, Token};
-use crate::key::{HsmKeyId, KeyInfo, KeySize, KeyType, PublicKey, TokenName, Usages};
-use crate::software::PreparedKey;
-use crate::uri::pkcs11_uri;
+use crate::key::{HsmKeyId, KeyInfo, KeySize, PublicKey, TokenName};
+
+pub(crate) use key::Key;
+use key::merge;
 
 /// How old what was read of an object may be when a list is made of it.
 const READ_ALL_AGE: Duration = Duration::from_secs(8);
-
-/// A key as the index knows it.
-pub(crate) struct Key {
-    /// What is told of it.
-    pub info: KeyInfo,
-    /// Unrelated objects share the id.
-    pub ambiguous: bool,
-    /// The private half asks for a login at each use (CKA_ALWAYS_AUTHENTICATE).
-    pub always_authenticate: bool,
-    secret: Option<Handle>,
-    private: Option<Handle>,
-    public: Option<Handle>,
-    generation: u64,
-    prepared: OnceLock<Option<PreparedKey>>,
-}
-
-impl Key {
-    /// The object that encrypts, verifies, wraps: the public half, or the secret key.
-    pub(crate) fn public(&self) -> Option<Handle> {
-        self.public.or(self.secret)
-    }
-
-    /// The object that decrypts, signs, unwraps: the private half, or the secret key.
-    pub(crate) fn private(&self) -> Option<Handle> {
-        self.private.or(self.secret)
-    }
-
-    /// [`Index::generation`] of its handles.
-    pub(crate) fn generation(&self) -> u64 {
-        self.generation
-    }
-
-    /// All its objects.
-    pub(crate) fn handles(&self) -> impl Iterator<Item = Handle> {
-        [self.secret, self.private, self.public].into_iter().flatten()
-    }
-
-    /// Half a pair: the other half may come to light with the next search.
-    pub(crate) fn is_half(&self) -> bool {
-        self.secret.is_none() && (self.private.is_none() || self.public.is_none())
-    }
-
-    /// The public key in a form ready for operations beside the token.
-    pub(crate) fn prepared(&self) -> Option<&PreparedKey> {
-        self.prepared
-            .get_or_init(|| self.info.public_key.as_ref().and_then(|key| PreparedKey::new(key).ok()))
-            .as_ref()
-    }
-}
 
 /// What a walk saw: every key object's handle, and what was read of those that were not known.
 pub(crate) struct Walk {
@@ -140,14 +94,17 @@ impl Index {
         let state = self.read();
         let id = HsmKeyId::on(state.name.as_ref(), id);
         id.and_then(|id| state.groups.get(&id))
-            .is_some_and(|group| group.key.public.is_some())
+            .is_some_and(|group| group.key.has_public_object())
     }
 
     /// Whether the handles of `key` may still be used, and are still its own.
     pub(crate) fn is_current(&self, key: &Key) -> bool {
         let state = self.read();
         let same = |known: &Key| known.handles().eq(key.handles());
-        state.generation == key.generation && state.groups.get(&key.info.id).is_some_and(|group| same(&group.key))
+        if key.wrapped().is_some() {
+            return state.generation == key.generation();
+        }
+        state.generation == key.generation() && state.groups.get(&key.info.id).is_some_and(|group| same(&group.key))
     }
 
     /// Keys in the order of their ids, after `after`, that `wanted` takes; at most `limit`, and whether there are more;
@@ -370,89 +327,4 @@ pub(crate) fn certify<'a>(
         let mut keys = certified.iter().filter(|(id, key)| *id == object.id && fits(key));
         object.public_key = keys.next().map(|(_, key)| key.clone());
     }
-}
-
-/// Makes one key of the objects that share an id: a secret key, a pair, or half of one. Anything else is ambiguous.
-fn merge(id: &HsmKeyId, objects: &[(Handle, Object)], generation: u64, token: Option<&Token>) -> Key {
-    let of = |class: Class| objects.iter().filter(move |(_, object)| object.class == class);
-    let one = |class: Class| of(class).next();
-    let (secret, private, public) = (one(Class::Secret), one(Class::Private), one(Class::Public));
-    let twins = Class::ALL.iter().any(|class| of(*class).count() > 1);
-    let mixed = secret.is_some() && (private.is_some() || public.is_some());
-    let strangers =
-        matches!((private, public), (Some((_, private)), Some((_, public))) if !belong_together(private, public));
-    let ambiguous = twins || mixed || strangers;
-
-    // The objects are never empty here, and the secret or private one knows best what the key is.
-    let parts: Vec<&Object> = [secret, private, public]
-        .into_iter()
-        .flatten()
-        .map(|(_, object)| object)
-        .collect();
-    let main = parts.first().copied();
-    let public_key = public
-        .and_then(|(_, o)| o.public_key.clone())
-        .or_else(|| private.and_then(|(_, o)| o.public_key.clone()));
-    let label = parts
-        .iter()
-        .map(|object| object.label.as_str())
-        .find(|label| !label.is_empty())
-        .unwrap_or_default();
-    let key_type = main.map_or(KeyType::Hmac, |object| object.key_type);
-    let info = KeyInfo {
-        id: id.clone(),
-        key_type,
-        size: size(&parts, public_key.as_ref()),
-        label: label.to_owned(),
-        extractable: main.is_some_and(|object| object.extractable),
-        sensitive: main.is_some_and(|object| object.sensitive),
-        usages: if ambiguous {
-            Usages::NONE
-        } else {
-            let set = parts.iter().fold(Usages::NONE, |all, object| all.union(object.usages));
-            // Some programs set flags that the type has no use for, such as CKA_ENCRYPT of an EC key.
-            set.intersection(Usages::possible(key_type))
-        },
-        public_key,
-        uri: token
-            .map(|token| {
-                pkcs11_uri(
-                    token.names(),
-                    id.as_bytes(),
-                    label,
-                    main.map_or(Class::Secret, |object| object.class).uri_type(),
-                )
-            })
-            .unwrap_or_default(),
-    };
-    let handle = |part: Option<&(Handle, Object)>| part.map(|(handle, _)| *handle);
-    Key {
-        info,
-        ambiguous,
-        always_authenticate: parts.iter().any(|object| object.always_authenticate),
-        secret: handle(secret),
-        private: handle(private),
-        public: handle(public),
-        generation,
-        prepared: OnceLock::new(),
-    }
-}
-
-fn belong_together(private: &Object, public: &Object) -> bool {
-    let same_modulus = match (&private.public_key, &public.public_key) {
-        (Some(PublicKey::Rsa { modulus: a, .. }), Some(PublicKey::Rsa { modulus: b, .. })) => a == b,
-        (Some(a), Some(b)) => a == b,
-        _ => true,
-    };
-    let told = |object: &Object| object.size != KeySize::Unknown;
-    let same_size = !told(private) || !told(public) || private.size == public.size;
-    private.key_type == public.key_type && same_modulus && same_size
-}
-
-fn size(parts: &[&Object], public_key: Option<&PublicKey>) -> KeySize {
-    let told = parts
-        .iter()
-        .map(|object| object.size)
-        .find(|size| *size != KeySize::Unknown);
-    told.or(public_key.map(PublicKey::size)).unwrap_or(KeySize::Unknown)
 }

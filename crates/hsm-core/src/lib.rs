@@ -30,6 +30,7 @@ mod meaning;
 mod module;
 mod oaep;
 mod operation;
+mod own;
 #[cfg(feature = "pkcs11")]
 pub mod pkcs11;
 mod place;
@@ -39,6 +40,7 @@ mod slots;
 pub mod software;
 mod trial;
 pub mod uri;
+mod vault;
 mod worker;
 mod workers;
 
@@ -53,8 +55,8 @@ pub use doctor::Leftovers;
 pub use error::{Ckr, During, Error, ErrorKind, Failure, Reason, Result};
 pub use hsm::{Hsm, KeyPage, KeyQuery, Status, Stopped};
 pub use key::{
-    Curve, HsmKeyId, KeyAttributes, KeyInfo, KeySize, KeySpec, KeyType, Label, NewKey, PublicKey, TokenName, Usage,
-    Usages,
+    Curve, HsmKeyId, KeyAttributes, KeyInfo, KeyRef, KeySize, KeySpec, KeyType, Label, NewKey, PublicKey, TokenName,
+    Usage, Usages, WrappedKey,
 };
 pub use link::Login;
 pub use making::{Decapsulate, Derive, Encapsulate, Import, Unwrap};
@@ -62,8 +64,10 @@ pub use module::SharedBackend;
 pub use operation::{
     Choice, Decrypt, Encrypt, Encrypted, MessageType, Sign, SignatureFormat, Signed, Verify, Wrap, Wrapped,
 };
+pub use own::{NewWrapped, Offer, Own, Parcel, SharedKey};
 pub use secrecy;
 pub use shared::{Options, VerifyAfterSign};
+pub use vault::LoadedKeys;
 pub use workers::Load;
 
 /// The example of the project's README, held to compile.

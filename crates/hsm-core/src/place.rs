@@ -6,9 +6,10 @@ use std::time::Instant;
 
 use crate::backend::Session;
 use crate::link::Epoch;
+use crate::vault::Tenure;
 
-/// A session, and since when it has been good.
-pub(crate) type Kept = (Box<dyn Session>, Epoch);
+/// A session, what its objects hang on, and since when it has been good.
+pub(crate) type Kept = (Box<dyn Session>, Tenure, Epoch);
 
 /// Where the session of a token that allows no second one is kept between calls, for its worker and the keeper in turn.
 #[derive(Default)]

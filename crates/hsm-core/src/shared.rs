@@ -12,13 +12,14 @@ use crate::entropy::Entropy;
 use crate::error::{Ckr, Error, Failure, Reason, Result};
 use crate::index::{Index, Key};
 use crate::keeper::Keeper;
-use crate::key::TokenName;
+use crate::key::{Label, TokenName};
 use crate::link::Link;
 use crate::oaep::OaepHashes;
 use crate::operation::Plan;
 use crate::place::Place;
 use crate::quirks::Catalogue;
 use crate::uri::TokenSelector;
+use crate::vault::Vault;
 use crate::worker::Worker;
 use crate::workers::{Job, Queue};
 
@@ -57,6 +58,11 @@ pub struct Options {
     pub verify_after_sign: VerifyAfterSign,
     /// Whether AES-CBC is allowed.
     pub legacy_algorithms: bool,
+    /// Keys whose labels begin with this are kept out of sight: not listed, not found by their ids, and no other key is
+    /// given such a label. [`Hsm::own`](crate::Hsm::own) alone reaches them.
+    pub hidden: Option<Box<str>>,
+    /// How many [wrapped keys](crate::WrappedKey) are loaded on the token at once, at most.
+    pub loaded_keys: usize,
 }
 
 impl Default for Options {
@@ -71,6 +77,8 @@ impl Default for Options {
             queue: 1024,
             verify_after_sign: VerifyAfterSign::default(),
             legacy_algorithms: false,
+            hidden: None,
+            loaded_keys: 10_000,
         }
     }
 }
@@ -85,6 +93,7 @@ pub(crate) struct Shared {
     pub(crate) entropy: Entropy,
     pub(crate) oaep: OaepHashes,
     pub(crate) trials: Trials,
+    pub(crate) vault: Vault,
     pub(crate) catalogue: Arc<Catalogue>,
     /// Where the only session is kept between calls, if the token allows no second one.
     pub(crate) place: Option<Place>,
@@ -135,6 +144,34 @@ impl Shared {
                     reply.settle(plan(worker, key));
                 });
             }
+        }
+    }
+
+    /// Whether keys with this label are kept out of sight.
+    pub(crate) fn is_hidden(&self, label: &str) -> bool {
+        let hidden = self.options.hidden.as_deref();
+        hidden.is_some_and(|hidden| label.starts_with(hidden))
+    }
+
+    /// The key, unless it is kept out of sight.
+    ///
+    /// # Errors
+    /// [`Error::KeyNotFound`].
+    pub(crate) fn in_sight(&self, key: Arc<Key>) -> Result<Arc<Key>> {
+        if self.is_hidden(&key.info.label) {
+            return Err(Error::KeyNotFound(key.info.id.clone()));
+        }
+        Ok(key)
+    }
+
+    /// # Errors
+    /// [`Error::Conflict`] for a label of keys that are kept out of sight.
+    pub(crate) fn check_label(&self, label: &Label) -> Result<()> {
+        match self.options.hidden.as_deref() {
+            Some(hidden) if self.is_hidden(label.as_str()) => Err(Error::Conflict(format!(
+                "labels that begin with `{hidden}` are kept for the gateway's own keys: choose another"
+            ))),
+            _ => Ok(()),
         }
     }
 

@@ -1,5 +1,7 @@
 //! A session with its owner: runs operations, heals what can be healed, and tries once more what may be tried again.
 
+mod heal;
+
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -8,16 +10,20 @@ use crate::backend::{Filter, Outcome, Session};
 use crate::error::{Ckr, During, Error, Failure, Result};
 use crate::index::{Found, Key, Stale, certify};
 use crate::key::HsmKeyId;
-use crate::link::{Epoch, Trouble, is_gone, says_nothing_of_the_pin};
+use crate::link::{Epoch, Trouble, says_nothing_of_the_pin};
 use crate::quirks;
 use crate::shared::Shared;
+use crate::vault::Tenure;
 use crate::workers::Seat;
+use heal::Ailment;
 
 /// A session with its owner: runs operations, and heals what can be healed.
 pub(crate) struct Worker {
     pub(crate) shared: Arc<Shared>,
     pub(crate) seat: Arc<Seat>,
     session: Option<Box<dyn Session>>,
+    /// What the objects of the session hang on.
+    tenure: Tenure,
     epoch: Epoch,
     /// Whether what the [`Place`] has is here, if there is one.
     holds_place: bool,
@@ -47,18 +53,6 @@ pub(crate) enum Again {
     Never,
 }
 
-/// What a failure means for the session and the keys' handles.
-enum Ailment {
-    /// None of ours: the operation itself failed.
-    Operation,
-    /// The session is to be opened anew.
-    Session,
-    /// The login was lost, and is there again.
-    Login,
-    /// The handle is dead, or the key is not what it was.
-    Handle,
-}
-
 impl Worker {
     pub(crate) fn new(shared: Arc<Shared>, seat: Arc<Seat>, session: Option<Box<dyn Session>>) -> Worker {
         let epoch = shared.link.epoch();
@@ -66,6 +60,7 @@ impl Worker {
             shared,
             seat,
             session: None,
+            tenure: Tenure::default(),
             epoch,
             holds_place: false,
             deadline: Instant::now(),
@@ -81,6 +76,7 @@ impl Worker {
         if self.hold().is_ok() {
             self.epoch = self.shared.link.epoch();
             self.session = session;
+            self.tenure = Tenure::default();
         }
         self.let_go();
     }
@@ -91,6 +87,17 @@ impl Worker {
     /// What the failure means ([`Failure::meaning`]), after one more try if that may help.
     pub(crate) fn run<T>(&mut self, again: Again, operation: impl FnMut(&mut dyn Session) -> Outcome<T>) -> Result<T> {
         let outcome = self.run_on_session(again, operation);
+        self.let_go();
+        outcome
+    }
+
+    /// The same, for objects that the operation makes in the session: what they hang on is told with the outcome.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub(crate) fn make<T>(&mut self, operation: impl FnMut(&mut dyn Session) -> Outcome<T>) -> Result<(T, Tenure)> {
+        let outcome = self.run_on_session(Again::Once, operation);
+        let outcome = outcome.map(|made| (made, self.tenure.clone()));
         self.let_go();
         outcome
     }
@@ -125,6 +132,21 @@ impl Worker {
         operation: impl FnMut(&mut dyn Session, &Key) -> Outcome<T>,
     ) -> Result<T> {
         let outcome = self.run_on_key(key, operation);
+        self.let_go();
+        outcome
+    }
+
+    /// The same, for objects that the operation makes in the session: what they hang on is told with the outcome.
+    ///
+    /// # Errors
+    /// As [`run_with_key`](Self::run_with_key).
+    pub(crate) fn make_with_key<T>(
+        &mut self,
+        key: &Arc<Key>,
+        operation: impl FnMut(&mut dyn Session, &Key) -> Outcome<T>,
+    ) -> Result<(T, Tenure)> {
+        let outcome = self.run_on_key(key, operation);
+        let outcome = outcome.map(|made| (made, self.tenure.clone()));
         self.let_go();
         outcome
     }
@@ -178,7 +200,7 @@ impl Worker {
                     return Err(lost_again_and_again());
                 }
                 Ok(None) => {
-                    key = self.find(&id)?;
+                    key = self.find_again(&key)?;
                     continue;
                 }
                 Err(failure) => failure,
@@ -188,7 +210,7 @@ impl Worker {
                 Ailment::Operation => return Err(failure.meaning(Some(&id))),
                 Ailment::Session | Ailment::Login if failures == 1 => {}
                 Ailment::Handle => {
-                    let found = self.find(&id)?;
+                    let found = self.find_again(&key)?;
                     if failures > 1 {
                         return Err(failure.meaning(Some(&id)));
                     }
@@ -217,6 +239,18 @@ impl Worker {
             }
         }
         Err(lost_again_and_again())
+    }
+
+    /// The key again, whose handles have died: found on the token, or loaded anew.
+    pub(crate) fn find_again(&mut self, key: &Key) -> Result<Arc<Key>> {
+        match key.wrapped() {
+            Some(wrapped) => {
+                let wrapped = wrapped.clone();
+                self.shared.vault.drop_key(&wrapped.id);
+                self.load(&wrapped)
+            }
+            None => self.find(&key.info.id),
+        }
     }
 
     /// The key objects with this id, read from the token.
@@ -277,16 +311,23 @@ impl Worker {
         let opened = open().map(|session| {
             self.epoch = self.shared.link.epoch();
             self.session = Some(session);
+            self.tenure = Tenure::default();
         });
         self.let_go();
         Some(opened)
     }
 
     fn close_inside(&mut self) {
-        let session = self.session.take();
+        let tenure = std::mem::take(&mut self.tenure);
+        let Some(mut session) = self.session.take() else {
+            return;
+        };
         if self.epoch.module != self.shared.link.epoch().module {
             std::mem::forget(session);
+            return;
         }
+        self.shared.vault.sweep(&self.shared, session.as_mut());
+        self.shared.vault.leave(&tenure, session);
     }
 
     /// Takes the session from where it is kept, if it is not one's own.
@@ -296,8 +337,8 @@ impl Worker {
         };
         let kept = place.take(self.deadline).ok_or(Error::Timeout)?;
         self.holds_place = true;
-        if let Some((session, epoch)) = kept {
-            (self.session, self.epoch) = (Some(session), epoch);
+        if let Some((session, tenure, epoch)) = kept {
+            (self.session, self.tenure, self.epoch) = (Some(session), tenure, epoch);
         }
         Ok(())
     }
@@ -305,7 +346,8 @@ impl Worker {
     /// Puts it back.
     fn let_go(&mut self) {
         if let Some(place) = self.shared.place.as_ref().filter(|_| self.holds_place) {
-            place.put_back(self.session.take().map(|session| (session, self.epoch)));
+            let tenure = std::mem::take(&mut self.tenure);
+            place.put_back(self.session.take().map(|session| (session, tenure, self.epoch)));
             self.holds_place = false;
         }
     }
@@ -353,6 +395,7 @@ impl Worker {
             let full = matches!(&opened, Err(Trouble::Failed(failure)) if failure.rv == Some(Ckr::SessionCount));
             self.seat.has_session(!full);
             self.session = Some(opened?);
+            self.tenure = Tenure::default();
         }
         Ok(())
     }
@@ -372,107 +415,6 @@ impl Worker {
         Err(Error::Unavailable(format!(
             "the token has no session free ({failure}): other programs hold those that it allows; try again later, or end some"
         ).into()))
-    }
-
-    /// Tells what a failure means, and mends what it can.
-    fn diagnose(&mut self, failure: &Failure) -> Result<Ailment> {
-        let Some(rv) = failure.rv else {
-            return Ok(Ailment::Operation);
-        };
-        match rv {
-            Ckr::SessionHandleInvalid | Ckr::SessionClosed => {
-                // Not closed: its number may be another session's by now.
-                std::mem::forget(self.session.take());
-                if self.epoch == self.shared.link.epoch() {
-                    tracing::warn!(%failure, "the sessions are lost; they are opened anew");
-                    // In this order: with a new session nobody may use an old handle.
-                    self.shared.index.clear();
-                    self.shared.link.renew_sessions();
-                }
-                Ok(Ailment::Session)
-            }
-            // An operation that an earlier failure left behind: a new session has none.
-            Ckr::OperationActive => {
-                let shared = self.shared.clone();
-                let _at_work = shared.link.module.enter();
-                self.close_inside();
-                Ok(Ailment::Session)
-            }
-            Ckr::TokenNotPresent | Ckr::DeviceRemoved => {
-                self.shared.lose_token(failure.into());
-                Err(failure.meaning(None))
-            }
-            Ckr::CryptokiNotInitialized => {
-                self.shared.lose_token(failure.into());
-                self.wait_for_the_token();
-                self.shared.link.check()?;
-                Ok(Ailment::Session)
-            }
-            Ckr::UserNotLoggedIn => self.log_in_again(),
-            Ckr::ObjectHandleInvalid | Ckr::KeyHandleInvalid | Ckr::HostMemory if self.login_is_lost() => {
-                self.log_in_again()
-            }
-            Ckr::DeviceError | Ckr::GeneralError | Ckr::FunctionFailed if self.session_is_ill() => {
-                let shared = self.shared.clone();
-                let _at_work = shared.link.module.enter();
-                self.close_inside();
-                shared.keeper.suspect();
-                // Whatever the code would mean of the data: it is the session that is ill.
-                Err(Error::Device(failure.into()))
-            }
-            _ if quirks::is_dead_handle(&self.shared.link.token(), failure) => Ok(Ailment::Handle),
-            _ => Ok(Ailment::Operation),
-        }
-    }
-
-    fn login_is_lost(&mut self) -> bool {
-        let shared = self.shared.clone();
-        let _at_work = shared.link.module.enter();
-        let session = self.session.as_mut().filter(|_| shared.link.login_is_expected());
-        session.is_some_and(|session| matches!(session.logged_in(), Ok(false)))
-    }
-
-    /// Whether the token does not even tell how the session fares.
-    fn session_is_ill(&mut self) -> bool {
-        let shared = self.shared.clone();
-        let _at_work = shared.link.module.enter();
-        self.session
-            .as_mut()
-            .is_some_and(|session| session.logged_in().is_err())
-    }
-
-    fn log_in_again(&mut self) -> Result<Ailment> {
-        let shared = self.shared.clone();
-        shared.link.check_login()?;
-        let _at_work = shared.link.module.enter();
-        let Some(session) = self.session.as_mut() else {
-            return Ok(Ailment::Session);
-        };
-        // Also where another has logged in since.
-        shared.index.clear();
-        match shared.link.log_in(session.as_mut(), || {}) {
-            Ok(true) => tracing::warn!("the login was lost; the user is logged in again"),
-            Ok(false) => {}
-            Err(_) if is_gone(session.as_mut()) => {
-                std::mem::forget(self.session.take());
-                return Ok(Ailment::Session);
-            }
-            Err(error) => {
-                shared.keeper.wake();
-                return Err(error);
-            }
-        }
-        Ok(Ailment::Login)
-    }
-
-    /// Gives the keeper time to begin anew with the module, as long as the job's deadline allows.
-    fn wait_for_the_token(&mut self) {
-        // The keeper needs the session's place.
-        self.let_go();
-        let until = self.latest().min(Instant::now() + Duration::from_secs(5));
-        while self.shared.link.check().is_err() && Instant::now() < until {
-            thread::sleep(Duration::from_millis(5));
-        }
     }
 
     /// Until when something may be waited for.

@@ -388,6 +388,12 @@ fn work(worker: &mut Worker) {
             // The state of the session is unknown; the dropped reply has ended the call with `internal`.
             worker.close();
         }
+        if shared.vault.has_waste() && Instant::now() < deadline {
+            let _: Result<()> = worker.run(Again::Never, |session| {
+                shared.vault.sweep(&shared, session);
+                Ok(())
+            });
+        }
         seat.end();
         if seat.is_replaced() {
             return;

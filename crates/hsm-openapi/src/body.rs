@@ -216,6 +216,14 @@ wrong_values! {
     SignatureFormat = "must be `der` or `p1363`",
     Batch = "must be a list of 1 to 1000 operations",
     BatchOperation = "must be `encrypt`, `decrypt`, `sign` or `verify`",
+    AnyBatchOperation = "must be `encrypt`, `decrypt`, `sign`, `verify`, `rewrap` or `datakeys`",
+    Protection = "must be `hsm` or `wrapped`",
+    State = "must be `enabled` or `disabled`",
+    AnyState = "must be `enabled`, `disabled`, `scheduled_for_destruction` or `destroyed`",
+    Tag = "must be `name:value`",
+    TagTwice = "must not have a name twice",
+    DatakeySize = "must be 128, 192 or 256",
+    WindowDays = "must be a whole number from 0 to 30",
 }
 
 impl WrongValue {

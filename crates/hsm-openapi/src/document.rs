@@ -20,6 +20,11 @@ use utoipa::{PartialSchema as _, ToSchema as _};
 
 use crate::names::KeyTypeName;
 use crate::problem::{Problem, ProblemCode};
+use crate::texts::DESCRIPTION;
+
+pub use crate::texts::{
+    BATCH_DESCRIPTION, HSM_BATCH_DESCRIPTION, IDEMPOTENCY_DESCRIPTION, IDEMPOTENCY_KEY, SIGN_DESCRIPTION,
+};
 
 /// The name of the security scheme: `security(("bearer" = ["crypto:sign"]))` is how a handler declares its scopes,
 /// `security(("bearer" = []))` that any token will do, and `security(())` that none is needed.
@@ -42,14 +47,6 @@ pub mod tag {
     /// Health, metrics and this document.
     pub const HEALTH: &str = "health";
 }
-
-/// What the document says of sign, both under `/api/v1/hsm` and under `/api/v1`.
-pub const SIGN_DESCRIPTION: &str = "Signs `data`, or the hash that `data` is with `message_type` `digest`. Without `algorithm` the key decides; the answer names what was used.\n\nBefore a signature is answered it may be checked with the public key, as the server's setting `HSM_VERIFY_AFTER_SIGN` says: `rsa` (the default: a faulty RSA signature can give the key away), `all`, or `none`. A signature that does not hold is not answered but 502 `hsm_error`.";
-
-/// What the document says of batch, both under `/api/v1/hsm` and under `/api/v1`.
-pub const BATCH_DESCRIPTION: &str = "Does up to 1,000 operations as one call: `encrypt`, `decrypt`, `sign`, `verify`. An item is the single call's body with `operation` in it; the results are in the order of the items, each with the `status` and the members that the single call would answer, or with those of its problem. One bad item fails alone; an item of any other operation, such as `rewrap` or `datakeys`, is answered 400.\n\nAny token may call it; each item needs the scope of its single call, and is answered 403 without it. A batch takes one place in the queue of each token that it has keys of; the deadline of a call holds for each item. An item with status 503 has `retry_after`, the seconds that a single call has in its header. Each item has its record in the audit log, unless it ended at a full queue; if the records can't be written, the batch as a whole is 503 `audit_unavailable`.";
-
-const DESCRIPTION: &str = "Keys on PKCS#11 tokens, and what can be done with them.\n\nA key id is `hsm:` and hexadecimal digits; a key of a further configured token has that token's name in between, `hsm:backup:1234567890abcdef`. What is made of a key, or unwrapped under one, lies on the token of that key; wrapping and wrapped key must be on one token.\n\nBodies are JSON; binary fields are standard base64 with padding; times are RFC 3339 in UTC. Unknown fields and unknown query parameters are refused. Every call but health, documentation and this document needs `Authorization: Bearer <JWT>` with the scopes that the operation names; `keys:*`, `crypto:*` and the like, and `*`, stand for all of theirs.\n\nErrors are problem documents (RFC 9457) with a stable `code`; `/docs/errors` explains each. Every answer carries `x-request-id`: the client's own, if it sent one of 1 to 128 characters of `A-Za-z0-9._:-`.";
 
 const REQUEST_ID: &str = "x-request-id";
 const RETRY_AFTER: &str = "Retry-After";
@@ -216,7 +213,8 @@ fn problems(operation: &Operation, path: &str, access: &Access) -> Vec<u16> {
     let families: Vec<&str> = scopes.iter().filter_map(|scope| scope.split(':').next()).collect();
     let of = |family: &str| families.contains(&family);
     // Those that name a key.
-    let by_body = (of("crypto") && !path.ends_with("/random")) || path.ends_with("/keys/import");
+    let adopts = path == "/api/v1/keys" && operation.request_body.is_some();
+    let by_body = (of("crypto") && !path.ends_with("/random")) || path.ends_with("/keys/import") || adopts;
     if path.contains("{key_id}") || by_body {
         statuses.extend([404, 409]);
     }

@@ -14,6 +14,7 @@ pub mod document;
 mod errors_page;
 pub mod names;
 pub mod problem;
+mod texts;
 pub mod wire;
 
 pub use algorithms_page::algorithms_markdown;

@@ -1,4 +1,4 @@
-//! Names in requests: enumerations whose values come from `hsm_core`'s tables, and the two that belong to the wire.
+//! Names in requests: enumerations whose values come from `hsm_core`'s tables, and those that belong to the wire.
 //!
 //! Algorithms, key types, curves and usages stay strings in the request types, so that an unknown name gets the answer
 //! that its own check gives; the types here without values describe them in the document. Answers have open strings:
@@ -63,6 +63,122 @@ impl TryFrom<String> for SignatureFormat {
     }
 }
 
+/// What an item of a batch may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum BatchKind {
+    Encrypt,
+    Decrypt,
+    Sign,
+    Verify,
+    Rewrap,
+    Datakeys,
+}
+
+impl BatchKind {
+    /// Those of a batch with keys of every kind.
+    pub const ALL: &'static [BatchKind] = &[
+        BatchKind::Encrypt,
+        BatchKind::Decrypt,
+        BatchKind::Sign,
+        BatchKind::Verify,
+        BatchKind::Rewrap,
+        BatchKind::Datakeys,
+    ];
+    /// Those of a batch with keys of the token.
+    pub const OF_TOKENS: &'static [BatchKind] = &[
+        BatchKind::Encrypt,
+        BatchKind::Decrypt,
+        BatchKind::Sign,
+        BatchKind::Verify,
+    ];
+
+    /// The name in the API.
+    pub const fn name(self) -> &'static str {
+        match self {
+            BatchKind::Encrypt => "encrypt",
+            BatchKind::Decrypt => "decrypt",
+            BatchKind::Sign => "sign",
+            BatchKind::Verify => "verify",
+            BatchKind::Rewrap => "rewrap",
+            BatchKind::Datakeys => "datakeys",
+        }
+    }
+}
+
+/// `hsm` or `wrapped`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(try_from = "String", rename_all = "lowercase")]
+pub enum ProtectionName {
+    /// On the token.
+    #[default]
+    Hsm,
+    /// In the database, wrapped under a key of the token.
+    Wrapped,
+}
+
+impl TryFrom<String> for ProtectionName {
+    type Error = WrongValue;
+
+    fn try_from(name: String) -> Result<ProtectionName, WrongValue> {
+        match name.as_str() {
+            "hsm" => Ok(ProtectionName::Hsm),
+            "wrapped" => Ok(ProtectionName::Wrapped),
+            _ => Err(WrongValue::Protection),
+        }
+    }
+}
+
+/// A state that a call can set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(try_from = "String", rename_all = "lowercase")]
+pub enum SettableState {
+    /// It can be used.
+    Enabled,
+    /// It can't, until it is enabled again.
+    Disabled,
+}
+
+impl TryFrom<String> for SettableState {
+    type Error = WrongValue;
+
+    fn try_from(name: String) -> Result<SettableState, WrongValue> {
+        match name.as_str() {
+            "enabled" => Ok(SettableState::Enabled),
+            "disabled" => Ok(SettableState::Disabled),
+            _ => Err(WrongValue::State),
+        }
+    }
+}
+
+/// The state of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(try_from = "String", rename_all = "snake_case")]
+pub enum StateName {
+    /// It can be used.
+    Enabled,
+    /// It can't, until it is enabled again.
+    Disabled,
+    /// It can't, and is destroyed at `destroy_at` unless it is restored.
+    ScheduledForDestruction,
+    /// Its material is gone.
+    Destroyed,
+}
+
+impl TryFrom<String> for StateName {
+    type Error = WrongValue;
+
+    fn try_from(name: String) -> Result<StateName, WrongValue> {
+        match name.as_str() {
+            "enabled" => Ok(StateName::Enabled),
+            "disabled" => Ok(StateName::Disabled),
+            "scheduled_for_destruction" => Ok(StateName::ScheduledForDestruction),
+            "destroyed" => Ok(StateName::Destroyed),
+            _ => Err(WrongValue::AnyState),
+        }
+    }
+}
+
 macro_rules! enumerations {
     ($($(#[doc = $text:literal])* $type:ident = $names:expr;)*) => {$(
         $(#[doc = $text])*
@@ -93,13 +209,6 @@ fn named<T: Copy>(all: &[T], name: impl Fn(T) -> &'static str) -> Vec<&'static s
 
 /// The types of keys that derive, encapsulate and decapsulate make.
 pub const SECRET_TYPES: &[KeyType] = &[KeyType::Aes, KeyType::Hmac];
-/// What an item of a batch may be.
-pub const BATCH_OPERATIONS: &[Operation] = &[
-    Operation::Encrypt,
-    Operation::Decrypt,
-    Operation::Sign,
-    Operation::Verify,
-];
 /// `format` of an import whose material is wrapped; the others are [`hsm_core::material::Format`].
 pub const WRAPPED: &str = "wrapped";
 
@@ -122,8 +231,10 @@ enumerations! {
     ImportFormatName = import_formats();
     /// The type of a secret key.
     SecretTypeName = named(SECRET_TYPES, KeyType::name);
-    /// An operation of a batch.
-    BatchOperationName = named(BATCH_OPERATIONS, Operation::name);
+    /// An operation of a batch with keys of the token.
+    BatchOperationName = named(BatchKind::OF_TOKENS, BatchKind::name);
+    /// An operation of a batch with keys of every kind.
+    VersionedBatchOperationName = named(BatchKind::ALL, BatchKind::name);
     /// The type of a key.
     KeyTypeName = named(KeyType::ALL, KeyType::name);
     /// A curve: the first four for EC keys, the others for ED keys.

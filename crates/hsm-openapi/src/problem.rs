@@ -61,7 +61,7 @@ codes! {
         "The body or the query is not what this call takes: no JSON, no base64, a field missing, unknown, twice there or out of range.",
         "Mend the field that `detail` names.";
     InvalidKeyId "invalid_key_id" 400 None, "This is not a key id",
-        "A key id on the token is `hsm:` and the CKA_ID in hexadecimal digits, two a byte, 1 to 255 bytes.",
+        "A key id on the token is `hsm:` and the CKA_ID in hexadecimal digits, two a byte, 1 to 255 bytes. That of a managed key is 1 to 64 of `A-Z a-z 0-9 . _ -`, not beginning with a dot.",
         "Use a `key_id` as key creation or the list of keys answers it.";
     UnsupportedAlgorithm "unsupported_algorithm" 400 None, "The algorithm is not supported here",
         "There is no such algorithm, it does not belong to this operation, or the operator has not allowed it.",
@@ -88,17 +88,23 @@ codes! {
         "The server has no such path, or the module no such slot.",
         "Compare the path with the list of endpoints, and a slot with those that `GET /api/v1/hsm/slots` lists.";
     KeyNotFound "key_not_found" 404 None, "There is no such key",
-        "The token has no key with this id.",
+        "There is no key with this id, or it has no such version.",
         "Look the id up in the list of keys; perhaps the key was deleted, or is on another token.";
     MethodNotAllowed "method_not_allowed" 405 None, "The address does not take this method",
         "The path exists, but not with this method.",
         "Use one of the methods that the header `Allow` names.";
     Conflict "conflict" 409 None, "Something else is in the way",
-        "The request collides with what is there, such as a label that another key has.",
-        "Choose another label, or look at what `detail` names.";
+        "The request collides with what is there, such as a label or a name that another key has, or with another request that is under way.",
+        "Choose another label or name, or look at what `detail` names.";
     AmbiguousKey "ambiguous_key" 409 None, "Several keys have this id",
         "Unrelated objects of the token share one CKA_ID, so the id does not tell which key is meant.",
         "Give the objects different CKA_IDs with the token's own tools.";
+    KeyDisabled "key_disabled" 409 None, "The key is disabled",
+        "The key, or the version of it that is asked for, is disabled.",
+        "Enable it with `PATCH /api/v1/keys/{key_id}` or `PATCH /api/v1/keys/{key_id}/versions/{version}`, or use another key.";
+    KeyDestroyed "key_destroyed" 409 None, "The key is destroyed, or about to be",
+        "The key is scheduled for destruction or destroyed, or the version of it that is asked for is destroyed.",
+        "While it is only scheduled, `POST /api/v1/keys/{key_id}/restore` brings it back; afterwards use another key.";
     PayloadTooLarge "payload_too_large" 413 None, "The body is too large",
         "The body is longer than the server takes.",
         "Send less, or have the operator raise `HSM_LIMITS__BODY_BYTES`.";
@@ -123,6 +129,9 @@ codes! {
     AuditUnavailable "audit_unavailable" 503 Some(2), "The audit log can't be written",
         "Operations are refused while they could not be recorded.",
         "Try again after the seconds that `Retry-After` names; the operator looks at the space on the audit log's disk.";
+    StoreUnavailable "store_unavailable" 503 Some(2), "The key store is not available",
+        "The database that managed keys are kept in can't be reached, or can't be written. Keys of the token, by their `hsm:` ids, still work.",
+        "Try again after the seconds that `Retry-After` names; the operator looks at `/health/ready`.";
     HsmTimeout "hsm_timeout" 504 None, "The token took too long",
         "The token did not answer before the deadline. Whether it did what was asked is not known.",
         "Try again; after a key creation look first whether the key is there. The operator may raise `HSM_LIMITS__HSM_TIMEOUT_MS` or `HSM_LIMITS__KEYGEN_TIMEOUT_MS`.";

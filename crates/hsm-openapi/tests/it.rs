@@ -11,9 +11,11 @@ use std::path::Path;
 
 use hsm_openapi::parse_body;
 use hsm_openapi::wire::{
-    CreateKeyRequest, CsrRequest, DecapsulateRequest, DecryptRequest, DeriveRequest, EncapsulateRequest,
-    EncryptRequest, EncryptResponse, ImportKeyRequest, RandomRequest, SignRequest, SignResponse, UpdateKeyRequest,
-    VerifyRequest, VersionedDecryptRequest, VersionedEncryptResponse, VersionedVerifyRequest, WrapRequest,
+    CreateKeyRequest, CreateManagedKeyRequest, CsrRequest, DatakeyRequest, DatakeyResponse, DecapsulateRequest,
+    DecryptRequest, DeriveRequest, EncapsulateRequest, EncryptRequest, EncryptResponse, ImportKeyRequest,
+    RandomRequest, SignRequest, SignResponse, UpdateKeyRequest, UpdateManagedKeyRequest, UpdateVersionRequest,
+    VerifyRequest, VersionedCsrRequest, VersionedDecryptRequest, VersionedEncryptResponse, VersionedVerifyRequest,
+    WrapRequest,
 };
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -72,6 +74,11 @@ fn requests_take_their_examples() {
     takes_its_example::<DecapsulateRequest>();
     takes_its_example::<CsrRequest>();
     takes_its_example::<RandomRequest>();
+    takes_its_example::<CreateManagedKeyRequest>();
+    takes_its_example::<UpdateManagedKeyRequest>();
+    takes_its_example::<UpdateVersionRequest>();
+    takes_its_example::<VersionedCsrRequest>();
+    takes_its_example::<DatakeyRequest>();
 }
 
 #[test]
@@ -108,4 +115,18 @@ fn an_answer_of_sign_and_the_data_are_a_request_of_verify() {
     let mut body = serde_json::to_value(answer.versioned(None)).unwrap();
     body["data"] = "SGVsbG8gV29ybGQh".into();
     takes::<VersionedVerifyRequest>(&body);
+}
+
+#[test]
+fn a_data_key_without_its_plaintext_is_a_request_of_decrypt() {
+    let answer = DatakeyResponse {
+        key_id: "orders".into(),
+        key_version: Some(2),
+        algorithm: "AES-GCM".into(),
+        ciphertext: vec![1, 2, 3].into(),
+        iv: Some(vec![0; 12].into()),
+        tag: Some(vec![0; 16].into()),
+        plaintext: None,
+    };
+    takes::<VersionedDecryptRequest>(&serde_json::to_value(answer).unwrap());
 }

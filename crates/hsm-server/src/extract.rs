@@ -12,6 +12,7 @@ use futures_util::StreamExt;
 use hsm_openapi::{ProblemCode, parse_body, parse_query};
 use keymgmt::Caller;
 use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
 use zeroize::Zeroize;
 
 use crate::app::State;
@@ -22,6 +23,9 @@ use crate::problem::ApiError;
 /// How much longer than others the bodies of decrypt and verify may be, in bytes: what was encrypted or signed comes back
 /// with an IV, a tag, a signature.
 pub const GROWN: usize = 128 * 1024;
+
+/// The longest body that says nothing, in bytes.
+const EMPTY_BODY: usize = 1024;
 
 /// How long a client may take to send a body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -36,18 +40,68 @@ impl<T: DeserializeOwned + 'static, const GROWTH: usize> FromRequest for Body<T,
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
         let (request, payload) = (request.clone(), payload.take());
         Box::pin(async move {
-            is_json(&request)?;
-            let limit = state(&request)?.body_bytes.saturating_add(GROWTH);
-            let reading = actix_web::rt::time::timeout(BODY_TIMEOUT, read(&request, payload, limit));
-            let mut body = reading
-                .await
-                .map_err(|_| invalid("the body did not arrive within 30 seconds"))??;
+            let mut body = json(&request, payload, GROWTH).await?;
             let parsed = parse_body(&body);
             // It may hold a plaintext.
             body.as_mut().zeroize();
             Ok(Body(parsed?))
         })
     }
+}
+
+/// A JSON body and the SHA-256 of its bytes, by which a call that comes again is known.
+pub struct HashedBody<T>(pub T, pub [u8; 32]);
+
+impl<T: DeserializeOwned + 'static> FromRequest for HashedBody<T> {
+    type Error = ApiError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self, ApiError>>>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let (request, payload) = (request.clone(), payload.take());
+        Box::pin(async move {
+            let mut body = json(&request, payload, 0).await?;
+            let parsed = parse_body(&body);
+            let hash = Sha256::digest(&body).into();
+            body.as_mut().zeroize();
+            Ok(HashedBody(parsed?, hash))
+        })
+    }
+}
+
+/// That there is no body, or one that says nothing: `{}`.
+pub struct NoBody;
+
+impl FromRequest for NoBody {
+    type Error = ApiError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self, ApiError>>>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let (request, payload) = (request.clone(), payload.take());
+        Box::pin(async move {
+            let refused = || invalid("this call takes no body; send none, or `{}`");
+            let reading = actix_web::rt::time::timeout(BODY_TIMEOUT, read(&request, payload, EMPTY_BODY));
+            let body = reading.await.map_err(|_| refused())?.map_err(|_| refused())?;
+            let text: Vec<u8> = body
+                .iter()
+                .copied()
+                .filter(|byte| !byte.is_ascii_whitespace())
+                .collect();
+            if text.is_empty() || text == b"{}" {
+                return Ok(NoBody);
+            }
+            Err(refused())
+        })
+    }
+}
+
+/// The request's body, which must be announced as JSON.
+async fn json(request: &HttpRequest, payload: Payload, growth: usize) -> Result<BytesMut, ApiError> {
+    is_json(request)?;
+    let limit = state(request)?.body_bytes.saturating_add(growth);
+    let reading = actix_web::rt::time::timeout(BODY_TIMEOUT, read(request, payload, limit));
+    reading
+        .await
+        .map_err(|_| invalid("the body did not arrive within 30 seconds"))?
 }
 
 fn invalid(detail: &str) -> ApiError {
@@ -137,6 +191,26 @@ impl FromRequest for PathKeyId {
         let id = web::Path::<String>::from_request(request, payload).into_inner();
         let not_text = |_| ApiError::new(ProblemCode::InvalidKeyId, "the key id in the path is not UTF-8");
         std::future::ready(id.map(|id| PathKeyId(id.into_inner())).map_err(not_text))
+    }
+}
+
+/// The key id and the version in the path, as they were written.
+pub struct PathVersion(pub String, pub u32);
+
+impl FromRequest for PathVersion {
+    type Error = ApiError;
+    type Future = std::future::Ready<Result<Self, ApiError>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let parts = web::Path::<(String, String)>::from_request(request, payload).into_inner();
+        let not_text = |_| ApiError::new(ProblemCode::InvalidKeyId, "the key id in the path is not UTF-8");
+        std::future::ready(parts.map_err(not_text).and_then(|parts| {
+            let (id, version) = parts.into_inner();
+            let number = version
+                .parse()
+                .map_err(|_| invalid("`version`: must be a whole number"))?;
+            Ok(PathVersion(id, number))
+        }))
     }
 }
 

@@ -50,6 +50,17 @@ enum Command {
         #[command(subcommand)]
         command: cli::audit::Command,
     },
+    /// Brings the store's schema up to date, as `serve` does when it starts.
+    Migrate(cli::store::Migrate),
+    /// Writes a consistent copy of the store to a file; wrapped keys stay wrapped.
+    Backup(cli::store::Backup),
+    /// Puts a backup into an empty store.
+    Restore(cli::store::Restore),
+    /// Looks after the key-encryption key, under which `wrapped` keys lie.
+    Kek {
+        #[command(subcommand)]
+        command: cli::kek::Command,
+    },
 }
 
 fn main() -> ExitCode {
@@ -64,6 +75,10 @@ fn main() -> ExitCode {
         },
         Command::Openapi => openapi(&mut output),
         Command::Audit { command } => cli::audit::run(command, &mut output),
+        Command::Migrate(arguments) => cli::store::migrate(&arguments, &mut output),
+        Command::Backup(arguments) => cli::store::backup(&arguments, &mut output),
+        Command::Restore(arguments) => cli::store::restore(&arguments, &mut output),
+        Command::Kek { command } => cli::kek::run(command, &mut output),
     }
 }
 

@@ -117,6 +117,9 @@ impl From<keymgmt::Error> for ApiError {
             (keymgmt::Error::Hsm(hsm_core::Error::InvalidRequest { field, detail }), _) => {
                 format!("`{field}`: {detail}")
             }
+            (keymgmt::Error::Invalid { field, detail }, _) => format!("`{field}`: {detail}"),
+            // It was written for whoever reads it, and the operator must hear of it.
+            (keymgmt::Error::Tampered(text), _) => text.clone(),
             (keymgmt::Error::InvalidCursor, _) => format!("`cursor`: {error}"),
             // What went wrong inside is for the log.
             (_, ProblemCode::Internal) => {
@@ -141,6 +144,13 @@ fn code_of(error: &keymgmt::Error) -> ProblemCode {
     use hsm_core::Error as E;
     match error {
         keymgmt::Error::KeyNotFound(_) => ProblemCode::KeyNotFound,
+        keymgmt::Error::VersionNotFound { .. } => ProblemCode::KeyNotFound,
+        keymgmt::Error::KeyDisabled(_) => ProblemCode::KeyDisabled,
+        keymgmt::Error::KeyDestroyed(_) => ProblemCode::KeyDestroyed,
+        keymgmt::Error::Conflict(_) => ProblemCode::Conflict,
+        keymgmt::Error::Invalid { .. } => ProblemCode::InvalidRequest,
+        keymgmt::Error::StoreUnavailable(_) => ProblemCode::StoreUnavailable,
+        keymgmt::Error::Tampered(_) => ProblemCode::Internal,
         keymgmt::Error::SlotNotFound(_) => ProblemCode::NotFound,
         keymgmt::Error::AuditUnavailable => ProblemCode::AuditUnavailable,
         keymgmt::Error::InvalidCursor => ProblemCode::InvalidRequest,

@@ -11,7 +11,7 @@ use utoipa::openapi::OpenApi;
 use utoipa_actix_web::service_config::ServiceConfig;
 use utoipa_actix_web::{AppExt, scope};
 
-use crate::api::{audit, batch, crypto, health, keys, making, requests, slots};
+use crate::api::{audit, batch, crypto, health, keys, making, managed, managed_crypto, requests, slots};
 use crate::auth::{Scope, ScopeSet};
 
 /// Where the API lies.
@@ -43,14 +43,23 @@ pub fn configure(config: &mut ServiceConfig<'_>) {
         .service(batch::hsm_batch);
     let api = scope::scope(API)
         .service(hsm)
-        .service(keys::list_keys)
-        .service(keys::get_key)
-        .service(keys::delete_key)
+        .service(managed::create_key)
+        .service(managed::list_keys)
+        .service(managed::get_key)
+        .service(managed::update_key)
+        .service(managed::delete_key)
+        .service(managed::rotate_key)
+        .service(managed::restore_key)
+        .service(managed::update_version)
+        .service(managed::jwks)
+        .service(requests::csr)
         .service(crypto::encrypt)
         .service(crypto::decrypt)
         .service(crypto::sign)
         .service(crypto::verify)
         .service(crypto::wrap)
+        .service(managed_crypto::rewrap)
+        .service(managed_crypto::datakeys)
         .service(batch::batch)
         .service(audit::list_audit_records)
         .service(health::openapi_document);
@@ -149,6 +158,12 @@ fn action(method: &str, path: &str) -> Option<Action> {
         ("POST", "decrypt") => Some(Action::Decrypt),
         ("POST", "sign") => Some(Action::Sign),
         ("POST", "verify") => Some(Action::Verify),
+        ("POST", "rotate") => Some(Action::Rotate),
+        ("PATCH", "{version}") => Some(Action::UpdateVersion),
+        ("POST", "restore") => Some(Action::Restore),
+        ("GET", "jwks") => Some(Action::Jwks),
+        ("POST", "rewrap") => Some(Action::Rewrap),
+        ("POST", "datakeys") => Some(Action::DataKey),
         ("POST", "wrap") => Some(Action::Wrap),
         ("POST", "derive") => Some(Action::Derive),
         ("POST", "encapsulate") => Some(Action::Encapsulate),

@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 use actix_web::web;
 use hsm_core::Stopped;
 use keymgmt::audit::{self, AuditLog, Sync};
+use keymgmt::managed::Settings;
+use keymgmt::service::Parts;
+use keymgmt::store::{Place, Store};
 use keymgmt::{Hooks, KeyService, Tokens};
 
 use crate::app::{self, InFlight, Listeners, State};
@@ -16,7 +19,7 @@ use crate::auth::Authenticator;
 use crate::config::{AuditSync, Config, Fault, is_loopback};
 use crate::metrics::Metrics;
 use crate::routes::{self, Routes};
-use crate::{problem, tls, tokens};
+use crate::{problem, secrets, tls, tokens};
 
 /// The exit code of a fault of the PIN (`EX_CONFIG`): a supervisor need not try again.
 pub const PIN_FAULT: u8 = 78;
@@ -47,10 +50,10 @@ pub struct Ready {
 }
 
 impl Ready {
-    /// Checks what the settings name, opens the tokens, and listens.
+    /// Checks what the settings name, opens the store and the tokens, and listens.
     ///
     /// # Errors
-    /// Every fault that was found. A module is loaded only if there is no other.
+    /// Every fault that was found. The store is opened only if there is no other, a module is loaded only after that.
     pub fn prepare(config: &Config, main: Result<std::net::TcpListener, String>) -> Result<Ready, Vec<Fault>> {
         let mut faults = Vec::new();
         let main = main
@@ -84,13 +87,14 @@ impl Ready {
         else {
             return Err(faults);
         };
+        let store = open_store(config).map_err(|fault| vec![fault])?;
         let tokens = tokens::open_all(config)?;
         let listeners = Listeners {
             main,
             tls,
             metrics: metrics_listener,
         };
-        let state = state(config, tokens, audit, authenticator).map_err(|fault| vec![fault])?;
+        let state = state(config, tokens, audit, store, authenticator).map_err(|fault| vec![fault])?;
         Ok(Ready {
             state: web::Data::new(state),
             listeners,
@@ -126,6 +130,7 @@ impl Ready {
                 return ExitCode::FAILURE;
             }
         };
+        service.close();
         let left = deadline.saturating_duration_since(Instant::now());
         let stopped = service.tokens().stop(left.max(CLOSING));
         service.audit().close();
@@ -143,24 +148,26 @@ impl Ready {
     }
 }
 
-fn state(config: &Config, tokens: Tokens, audit: AuditLog, authenticator: Authenticator) -> Result<State, Fault> {
+fn state(
+    config: &Config,
+    tokens: Tokens,
+    audit: AuditLog,
+    store: Store,
+    authenticator: Authenticator,
+) -> Result<State, Fault> {
     let document = routes::openapi().map_err(|error| Fault::new(error.to_string()))?;
     let openapi = document.to_json().map_err(|error| Fault::new(error.to_string()))?;
     let metrics = Arc::new(Metrics::default());
-    let observe = {
+    let hooks = {
         let metrics = metrics.clone();
-        Arc::new(move |action, outcome, elapsed| metrics.operation(action, outcome, elapsed))
+        Hooks {
+            describe: problem::describe,
+            observe: Arc::new(move |action, outcome, elapsed| metrics.operation(action, outcome, elapsed)),
+        }
     };
     let open_metrics = is_loopback(config.server.listen) && !config.server.behind_proxy;
     Ok(State {
-        service: KeyService::new(
-            tokens,
-            audit,
-            Hooks {
-                describe: problem::describe,
-                observe,
-            },
-        ),
+        service: key_service(config, tokens, audit, store, hooks, KeyService::new)?,
         authenticator,
         routes: Routes::new(&document, open_metrics),
         metrics,
@@ -169,6 +176,63 @@ fn state(config: &Config, tokens: Tokens, audit: AuditLog, authenticator: Authen
         behind_proxy: config.server.behind_proxy,
         in_flight: InFlight::default(),
     })
+}
+
+/// The key service over what was opened; closes it all again if that fails. Blocks.
+///
+/// # Errors
+/// One line that says what to do.
+pub fn key_service(
+    config: &Config,
+    tokens: Tokens,
+    audit: AuditLog,
+    store: Store,
+    hooks: Hooks,
+    start: fn(Parts) -> keymgmt::Result<KeyService>,
+) -> Result<KeyService, Fault> {
+    let opened = (tokens.clone(), store.clone());
+    let parts = Parts {
+        tokens,
+        audit,
+        store,
+        hooks,
+        settings: Settings {
+            stale: config.stale(),
+            cached_keys: config.cached_keys(),
+        },
+    };
+    start(parts).map_err(|error| {
+        let (tokens, store) = opened;
+        store.close();
+        tokens.stop(CLOSING);
+        Fault::new(format!("the store ({}): {error}", config.store_name()))
+    })
+}
+
+/// Opens the store, and brings its schema up to date. Blocks.
+///
+/// # Errors
+/// One line that says what to do.
+pub fn open_store(config: &Config) -> Result<Store, Fault> {
+    let place = config.store_place();
+    if let Place::Sqlite(file) = &place {
+        make_folder(&config.data_dir, "HSM_DATA_DIR")?;
+        secrets::touch(file)
+            .map_err(|error| Fault::of("data_dir", format!("HSM_DATA_DIR: {}: {error}", file.display())))?;
+    }
+    Store::open(place).map_err(|error| store_fault(config, &error))
+}
+
+/// What is said of a store that can't be opened.
+pub fn store_fault(config: &Config, error: &keymgmt::store::OpenError) -> Fault {
+    let (path, variable) = match config.store_place() {
+        Place::Sqlite(_) => ("data_dir", "HSM_DATA_DIR"),
+        Place::Postgres(_) => ("store.url", "HSM_STORE__URL"),
+    };
+    Fault::of(
+        path,
+        format!("{variable}: the store ({}): {error}", config.store_name()),
+    )
 }
 
 /// Makes a folder of the server's, with mode 0700.

@@ -6,6 +6,7 @@ use hsm_core::backend::{Backend, Slot};
 use hsm_core::pkcs11::Module;
 use hsm_core::uri::TokenSelector;
 use hsm_core::{Hsm, Login, OpenError, Options, SharedBackend};
+use keymgmt::managed::OWN_LABELS;
 use keymgmt::{Further, Tokens};
 
 use crate::config::{self, Config, Fault, ModuleSettings, TokenSettings, VerifyAfterSign};
@@ -70,6 +71,18 @@ impl<'a> Loaded<'a> {
     /// # Errors
     /// One line that names the setting.
     pub fn open(&self, config: &Config, token: &TokenSettings<'_>) -> Result<Hsm, Fault> {
+        self.open_hiding(config, token, Some(OWN_LABELS))
+    }
+
+    /// As [`open`](Self::open), with the gateway's own keys listed among the others.
+    ///
+    /// # Errors
+    /// One line that names the setting.
+    pub fn open_with_own_keys(&self, config: &Config, token: &TokenSettings<'_>) -> Result<Hsm, Fault> {
+        self.open_hiding(config, token, None)
+    }
+
+    fn open_hiding(&self, config: &Config, token: &TokenSettings<'_>, hidden: Option<&str>) -> Result<Hsm, Fault> {
         let options = Options {
             name: token.name.cloned(),
             token: selector(token)?,
@@ -84,6 +97,8 @@ impl<'a> Loaded<'a> {
                 VerifyAfterSign::None => hsm_core::VerifyAfterSign::None,
             },
             legacy_algorithms: config.legacy_algorithms,
+            hidden: hidden.map(Into::into),
+            loaded_keys: config.loaded_keys(),
         };
         let hsm = Hsm::open(self.backend.clone(), options).map_err(|error| match error {
             OpenError::Pin(text) => token.fault("pin", text),

@@ -16,8 +16,28 @@ pub enum KeyId {
 }
 
 /// The id of a managed key: 1 to 64 of `A-Z a-z 0-9 . _ -`, not beginning with a dot.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ManagedId(Box<str>);
+
+impl ManagedId {
+    /// Reads one; `None` if it may not be one.
+    pub fn parse(text: &str) -> Option<ManagedId> {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+        let fits = (1..=64).contains(&text.len()) && !text.starts_with('.') && text.bytes().all(allowed);
+        fits.then(|| ManagedId(text.into()))
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ManagedId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
 
 impl KeyId {
     /// Reads an id.
@@ -28,9 +48,8 @@ impl KeyId {
         if text.starts_with(HsmKeyId::PREFIX) {
             return Ok(KeyId::Hsm(HsmKeyId::parse(text)?));
         }
-        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-        if (1..=64).contains(&text.len()) && !text.starts_with('.') && text.bytes().all(allowed) {
-            return Ok(KeyId::Managed(ManagedId(text.into())));
+        if let Some(id) = ManagedId::parse(text) {
+            return Ok(KeyId::Managed(id));
         }
         let why =
             "a key id is `hsm:` and hexadecimal digits, or 1 to 64 of `A-Z a-z 0-9 . _ -`, not beginning with a dot";
@@ -48,7 +67,7 @@ impl fmt::Display for KeyId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             KeyId::Hsm(id) => id.fmt(f),
-            KeyId::Managed(id) => f.write_str(&id.0),
+            KeyId::Managed(id) => id.fmt(f),
         }
     }
 }

@@ -3,9 +3,11 @@
 
 pub mod audit;
 pub mod key_id;
+pub mod managed;
 pub mod service;
+pub mod store;
 pub mod tokens;
 
-pub use key_id::KeyId;
+pub use key_id::{KeyId, ManagedId};
 pub use service::{Action, Caller, Error, Hooks, KeyService, Result};
 pub use tokens::{Further, Tokens};

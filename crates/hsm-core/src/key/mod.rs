@@ -4,6 +4,7 @@ mod material;
 mod parameter_set;
 mod spec;
 mod usage;
+mod wrapped;
 
 use std::fmt;
 
@@ -13,6 +14,7 @@ pub use material::{Material, RsaPrivate};
 pub use parameter_set::ParameterSet;
 pub use spec::KeySpec;
 pub use usage::{Usage, Usages};
+pub use wrapped::{KeyRef, WrappedKey};
 
 /// The id of a key on a token: `hsm:<CKA_ID in hex>`, or `hsm:<token>:<hex>` on a further token.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -226,6 +228,8 @@ impl Label {
 /// A key to be made on the token: always a token object, private, and sensitive.
 #[derive(Clone, Debug)]
 pub struct NewKey {
+    /// The id, which [`Hsm::fresh_id`](crate::Hsm::fresh_id) chose; `None`: one is chosen.
+    pub id: Option<HsmKeyId>,
     /// Type and size.
     pub spec: KeySpec,
     /// The label, which no other key of the token may have.
@@ -240,6 +244,7 @@ impl NewKey {
     /// A key that can't leave the token, with the default usages of its type.
     pub fn new(spec: KeySpec, label: Label) -> NewKey {
         NewKey {
+            id: None,
             spec,
             label,
             extractable: false,
@@ -251,6 +256,8 @@ impl NewKey {
 /// What a new key is given, however it comes to be; in any case it is a token object, private, and sensitive.
 #[derive(Clone, Debug)]
 pub struct KeyAttributes {
+    /// The id, which [`Hsm::fresh_id`](crate::Hsm::fresh_id) chose; `None`: one is chosen.
+    pub id: Option<HsmKeyId>,
     /// The label, which no other key of the token may have.
     pub label: Label,
     /// Whether the key may leave the token wrapped (CKA_EXTRACTABLE).

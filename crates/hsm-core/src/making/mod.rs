@@ -29,7 +29,17 @@ pub use request::{Decapsulate, Derive, Encapsulate, Import, Unwrap};
 impl Hsm {
     /// Makes a key.
     pub fn generate(&self, new: NewKey) -> Call<KeyInfo> {
+        let ready = self.shared().check_label(&new.label);
+        match ready {
+            Ok(()) => self.generate_any(new),
+            Err(error) => Call::settled(Err(error)),
+        }
+    }
+
+    /// The same, also with a label that is kept out of sight.
+    pub(crate) fn generate_any(&self, new: NewKey) -> Call<KeyInfo> {
         let NewKey {
+            id,
             spec,
             label,
             extractable,
@@ -41,6 +51,7 @@ impl Hsm {
         }
         let token = self.token();
         let attributes = KeyAttributes {
+            id,
             label,
             extractable,
             usages,
@@ -62,7 +73,9 @@ impl Hsm {
     /// Puts a key from outside on the token: a secret, both halves of a pair, or a public key alone.
     pub fn import(&self, import: Import) -> Call<KeyInfo> {
         let Import { material, attributes } = import;
-        let ready = takes(self.shared(), &material, attributes.usages).and_then(|()| self.shared().link.check_change());
+        let ready = takes(self.shared(), &material, attributes.usages)
+            .and_then(|()| self.shared().check_label(&attributes.label))
+            .and_then(|()| self.shared().link.check_change());
         if let Err(error) = ready {
             return Call::settled(Err(error));
         }
@@ -256,11 +269,12 @@ impl Hsm {
         accept: impl Fn(&KeyInfo) -> Result<()> + Send + 'static,
         answer: fn(KeyInfo, Vec<u8>) -> A,
     ) -> Call<A> {
-        self.resolve(id, operation.usage(), move |shared, key, reply| {
+        self.resolve(&id.into(), operation.usage(), move |shared, key, reply| {
             let checked = if key.ambiguous {
                 Err(Error::AmbiguousKey(key.info.id.clone()))
             } else {
                 check(shared, key).and_then(|prepare| {
+                    shared.check_label(&attributes.label)?;
                     let private = operation != Operation::Encapsulate;
                     if private {
                         asks_for_no_login(key)?;

@@ -28,7 +28,7 @@ pub use request::{
 
 pub(crate) use check::{chosen, permit};
 pub(crate) use mechanism::{listed, no_half, no_mechanism};
-pub(crate) use wrap::{How, unwrapping};
+pub(crate) use wrap::{How, under_a_key, unwrapping};
 
 use check::{Chosen, check_signing, choose, fits_oaep, given, refuse_aad};
 use mechanism::{has_right_length, key_curve, message, private, public, signing_input, signing_mechanism};

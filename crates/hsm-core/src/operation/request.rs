@@ -3,7 +3,7 @@
 use zeroize::Zeroizing;
 
 use crate::algorithm::{Algorithm, Named, Operation};
-use crate::key::HsmKeyId;
+use crate::key::{HsmKeyId, KeyRef};
 
 /// Which algorithm a request asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -40,7 +40,7 @@ impl From<Algorithm> for Choice {
 #[derive(Clone)]
 pub struct Encrypt {
     /// The key.
-    pub key: HsmKeyId,
+    pub key: KeyRef,
     /// The algorithm.
     pub algorithm: Choice,
     /// The plaintext.
@@ -66,7 +66,7 @@ pub struct Encrypted {
 #[derive(Clone)]
 pub struct Decrypt {
     /// The key.
-    pub key: HsmKeyId,
+    pub key: KeyRef,
     /// The algorithm.
     pub algorithm: Choice,
     /// The ciphertext.
@@ -102,7 +102,7 @@ pub enum SignatureFormat {
 #[derive(Clone)]
 pub struct Sign {
     /// The key.
-    pub key: HsmKeyId,
+    pub key: KeyRef,
     /// The algorithm.
     pub algorithm: Choice,
     /// The data, or its digest.
@@ -139,7 +139,7 @@ pub struct Verify {
 #[derive(Clone, Debug)]
 pub struct Wrap {
     /// The key that it is wrapped under.
-    pub key: HsmKeyId,
+    pub key: KeyRef,
     /// The key that is to leave the token.
     pub target: HsmKeyId,
     /// How.
@@ -157,9 +157,9 @@ pub struct Wrapped {
 
 impl Encrypt {
     /// Encrypts `data` with the algorithm that fits the key.
-    pub fn new(key: HsmKeyId, data: impl Into<Vec<u8>>) -> Encrypt {
+    pub fn new(key: impl Into<KeyRef>, data: impl Into<Vec<u8>>) -> Encrypt {
         Encrypt {
-            key,
+            key: key.into(),
             algorithm: Choice::BY_KEY,
             data: Zeroizing::new(data.into()),
             aad: None,
@@ -169,7 +169,7 @@ impl Encrypt {
 
 impl Decrypt {
     /// Decrypts what [`Hsm::encrypt`](crate::Hsm::encrypt) answered for `key`.
-    pub fn new(key: HsmKeyId, encrypted: Encrypted) -> Decrypt {
+    pub fn new(key: impl Into<KeyRef>, encrypted: Encrypted) -> Decrypt {
         let Encrypted {
             algorithm,
             ciphertext,
@@ -177,7 +177,7 @@ impl Decrypt {
             tag,
         } = encrypted;
         Decrypt {
-            key,
+            key: key.into(),
             algorithm: algorithm.into(),
             ciphertext,
             iv,
@@ -189,9 +189,9 @@ impl Decrypt {
 
 impl Sign {
     /// Signs `data` with the algorithm that fits the key.
-    pub fn new(key: HsmKeyId, data: impl Into<Vec<u8>>) -> Sign {
+    pub fn new(key: impl Into<KeyRef>, data: impl Into<Vec<u8>>) -> Sign {
         Sign {
-            key,
+            key: key.into(),
             algorithm: Choice::BY_KEY,
             data: Zeroizing::new(data.into()),
             message_type: MessageType::Raw,

@@ -38,12 +38,12 @@ pub(crate) struct Unwrapping {
 impl Hsm {
     /// Encrypts an extractable key under another one of the same token.
     pub fn wrap(&self, request: Wrap) -> Call<Wrapped> {
-        if request.target.token() != request.key.token() {
+        if request.target.token() != request.key.id().token() {
             let text = "is on another token than the wrapping key";
             return Call::settled(Err(Error::invalid("target_key_id", text)));
         }
-        let id = request.key.clone();
-        self.resolve(&id, Usage::Wrap, move |shared, key, reply| {
+        let key = request.key.clone();
+        self.resolve(&key, Usage::Wrap, move |shared, key, reply| {
             if key.ambiguous {
                 reply.settle(Err(Error::AmbiguousKey(key.info.id.clone())));
                 return;
@@ -53,6 +53,7 @@ impl Hsm {
                 let shared = worker.shared.clone();
                 let wrapped = worker
                     .find(&request.target)
+                    .and_then(|target| shared.in_sight(target))
                     .and_then(|target| wrap(&shared, &key, target, &request)?(worker, key))
                     .map_err(|error| match error {
                         // Without a login the private half is not seen.
@@ -109,7 +110,7 @@ fn wrap(shared: &Shared, key: &Key, target: Arc<Key>, request: &Wrap) -> Result<
                 return Ok(Wrapped { algorithm, wrapped_key });
             }
             // Not every token tells which of the two handles has died.
-            key = worker.find(&key.info.id)?;
+            key = worker.find_again(&key)?;
             target = worker.find(&target.info.id)?;
             wrappable(&target, algorithm)?;
         }
@@ -277,6 +278,17 @@ fn fresh_key(usage: Usage) -> Template<'static> {
         extractable: usage == Usage::Wrap,
         usages: Usages::NONE.with(usage),
         session_only: true,
+    }
+}
+
+/// The mechanism of AES-KW or AES-KWP on this token.
+///
+/// # Errors
+/// [`Error::NotSupported`].
+pub(crate) fn under_a_key(shared: &Shared, algorithm: Algorithm, operation: Operation) -> Result<Mechanism> {
+    match How::of(shared, algorithm, operation)? {
+        How::Aes(mechanism) => Ok(mechanism),
+        How::Rsa(_) | How::RsaAes(_) => Err(Error::Internal(format!("{} wraps no stored keys", algorithm.name()))),
     }
 }
 

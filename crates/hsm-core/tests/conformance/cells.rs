@@ -94,7 +94,7 @@ fn crypt(fixture: &Fixture, spec: KeySpec, algorithm: Algorithm, operation: Oper
                 _ => 32,
             };
             let request = Decrypt {
-                key: key.id.clone(),
+                key: key.id.clone().into(),
                 algorithm: algorithm.into(),
                 ciphertext: vec![7; length],
                 iv,
@@ -239,7 +239,7 @@ fn wrap(fixture: &Fixture, spec: KeySpec, algorithm: Algorithm, operation: Opera
     let wrapped = fixture
         .hsm
         .wrap(Wrap {
-            key: key.id.clone(),
+            key: key.id.clone().into(),
             target: target.id.clone(),
             algorithm: algorithm.into(),
         })

@@ -120,6 +120,7 @@ impl Fixture {
     fn make(&self, spec: KeySpec, usages: &[Usage], extractable: bool) -> Result<KeyInfo> {
         self.hsm
             .generate(NewKey {
+                id: None,
                 spec,
                 label: label(),
                 extractable,
@@ -149,6 +150,7 @@ fn label() -> Label {
 
 fn attributes(usages: &[Usage]) -> KeyAttributes {
     KeyAttributes {
+        id: None,
         label: label(),
         extractable: false,
         usages: usages.iter().copied().collect::<Usages>(),

@@ -31,7 +31,7 @@ fn stays(fixture: &Fixture, key: &KeyInfo, algorithm: Algorithm) {
     let spec = fixture.some_spec(KeyType::Hmac).unwrap();
     let target = fixture.make(spec, &[Usage::Sign, Usage::Verify], false).unwrap();
     let refused = fixture.hsm.wrap(Wrap {
-        key: key.id.clone(),
+        key: key.id.clone().into(),
         target: target.id,
         algorithm: algorithm.into(),
     });
@@ -46,7 +46,7 @@ fn stays(fixture: &Fixture, key: &KeyInfo, algorithm: Algorithm) {
 fn leaves_and_comes_back(fixture: &Fixture, key: &KeyInfo, target: &KeyInfo, algorithm: Algorithm, usages: &[Usage]) {
     let what = format!("{}: {} under {}", fixture.name, target.key_type, algorithm.name());
     let wrapped = fixture.hsm.wrap(Wrap {
-        key: key.id.clone(),
+        key: key.id.clone().into(),
         target: target.id.clone(),
         algorithm: algorithm.into(),
     });

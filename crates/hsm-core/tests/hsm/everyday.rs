@@ -120,7 +120,7 @@ fn what_is_changed_is_refused(fixture: &Fixture) {
         assert!(decrypt(|_| {}).is_ok());
     }
     let with_another_key = Decrypt {
-        key: other.id.clone(),
+        key: other.id.clone().into(),
         ..Decrypt::new(key.id.clone(), good.clone())
     };
     assert_eq!(hsm.decrypt(with_another_key).wait(), Err(Error::DecryptionFailed));

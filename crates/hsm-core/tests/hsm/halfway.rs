@@ -16,6 +16,7 @@ fn wrapping(hsm: &Hsm, spec: KeySpec) -> KeyInfo {
 
 fn extractable(hsm: &Hsm) -> KeyInfo {
     let new = NewKey {
+        id: None,
         extractable: true,
         ..aes("target")
     };
@@ -24,7 +25,7 @@ fn extractable(hsm: &Hsm) -> KeyInfo {
 
 fn wrap(key: &KeyInfo, target: &KeyInfo) -> Wrap {
     Wrap {
-        key: key.id.clone(),
+        key: key.id.clone().into(),
         target: target.id.clone(),
         algorithm: Choice::BY_KEY,
     }
@@ -77,6 +78,7 @@ fn unwraps_once(fault: &str) {
         wrapped_key,
         key_type: KeyType::Aes,
         attributes: KeyAttributes {
+            id: None,
             label: Label::parse("unwrapped").unwrap(),
             extractable: false,
             usages: Usages::default_for(KeyType::Aes),

@@ -83,6 +83,7 @@ fn nothing_is_changed_on_a_write_protected_token() {
             value: vec![7; 32].into(),
         },
         attributes: KeyAttributes {
+            id: None,
             label: Label::parse("another").unwrap(),
             extractable: false,
             usages: Usages::default_for(KeyType::Aes),

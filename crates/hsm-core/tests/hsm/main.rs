@@ -22,6 +22,7 @@ mod opening;
 mod sessions;
 mod sharing;
 mod threads;
+mod wrapped;
 
 use std::time::{Duration, Instant};
 

@@ -139,6 +139,7 @@ fn what_can_not_be_certified_is_refused(fixture: &Fixture) {
         assert!(matches!(ask(&hmac, &key), Error::KeyTypeMismatch(_)));
     }
     let decrypts = NewKey {
+        id: None,
         usages: Usages::from_iter([Usage::Encrypt, Usage::Decrypt]),
         ..NewKey::new(KeySpec::Rsa { bits: 2048 }, hsm_core::Label::parse("decrypts").unwrap())
     };

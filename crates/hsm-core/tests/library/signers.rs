@@ -116,6 +116,7 @@ fn keys_and_types_that_do_not_fit_are_told(fixture: &Fixture) {
         Error::KeyTypeMismatch(_)
     ));
     let decrypts = NewKey {
+        id: None,
         usages: Usages::from_iter([Usage::Decrypt, Usage::Encrypt]),
         ..NewKey::new(KeySpec::Rsa { bits: 2048 }, hsm_core::Label::parse("decrypts").unwrap())
     };

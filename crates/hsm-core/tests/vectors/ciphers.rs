@@ -49,7 +49,7 @@ fn aead(bench: &Bench, set: aead::TestName, algorithm: Algorithm) -> Tally {
                 name: format!("{set:?} {}", test.tc_id),
                 expected: if ours { test.result } else { TestResult::Invalid },
                 request: BatchItem::Decrypt(Decrypt {
-                    key: key.id.clone(),
+                    key: key.id.clone().into(),
                     algorithm: algorithm.into(),
                     ciphertext: test.ct.to_vec(),
                     iv: Some(test.nonce.to_vec()),
@@ -142,7 +142,7 @@ fn oaep(bench: &Bench, sets: &[rsa_oaep::TestName]) -> Tally {
 
 fn decrypt(key: &HsmKeyId, algorithm: impl Into<Choice>, ciphertext: &[u8]) -> BatchItem {
     BatchItem::Decrypt(Decrypt {
-        key: key.clone(),
+        key: key.clone().into(),
         algorithm: algorithm.into(),
         ciphertext: ciphertext.to_vec(),
         iv: None,

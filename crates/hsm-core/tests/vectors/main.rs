@@ -98,6 +98,7 @@ impl Bench {
     fn attributes(&self, usages: &[Usage], extractable: bool) -> KeyAttributes {
         let number = self.labels.fetch_add(1, Ordering::Relaxed);
         KeyAttributes {
+            id: None,
             label: Label::parse(&format!("key {number}")).unwrap(),
             extractable,
             usages: usages.iter().fold(Usages::NONE, |set, usage| set.with(*usage)),

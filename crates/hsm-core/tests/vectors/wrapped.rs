@@ -49,7 +49,7 @@ fn unwraps(bench: &Bench, set: keywrap::TestName, algorithm: Algorithm) -> Tally
                     let outcome = if ours {
                         assert!(bench.is(&unwrapped, &test.pt), "{name}: another key");
                         let wrapped = bench.hsm.wrap(Wrap {
-                            key: key.id.clone(),
+                            key: key.id.clone().into(),
                             target: unwrapped.id.clone(),
                             algorithm: algorithm.into(),
                         });

@@ -6,7 +6,6 @@ mod single;
 use std::borrow::Cow;
 use std::fmt;
 
-use hsm_core::Operation;
 use serde::de::{Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -15,11 +14,12 @@ use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, Schema, Type};
 use utoipa::{PartialSchema, ToSchema};
 
 use super::{
-    DecryptRequest, DecryptResponse, EncryptRequest, EncryptResponse, SignRequest, SignResponse, VerifyRequest,
-    VerifyResponse, VersionedDecryptRequest, VersionedEncryptResponse, VersionedSignResponse, VersionedVerifyRequest,
+    DatakeyRequest, DatakeyResponse, DecryptRequest, DecryptResponse, EncryptRequest, EncryptResponse, SignRequest,
+    SignResponse, VerifyRequest, VerifyResponse, VersionedDecryptRequest, VersionedEncryptResponse,
+    VersionedSignResponse, VersionedVerifyRequest,
 };
 use crate::body::{BodyError, WrongValue, parse_body};
-use crate::names::{BATCH_OPERATIONS, BatchOperationName};
+use crate::names::{BatchKind, BatchOperationName, VersionedBatchOperationName};
 use crate::problem::Problem;
 use single::single;
 
@@ -47,12 +47,12 @@ pub struct VersionedBatchRequest {
 #[derive(Debug)]
 pub struct BatchItem {
     /// What is to be done, if that much can be read.
-    pub operation: Option<Operation>,
+    pub operation: Option<BatchKind>,
     /// The rest, or what is wrong with it.
     pub body: Result<BatchOperation, BodyError>,
 }
 
-/// What is to be done; for decrypt and verify also the version that the item names.
+/// What is to be done; for decrypt, verify and rewrap also the version that the item names.
 #[derive(Debug)]
 #[expect(missing_docs, reason = "the names say it")]
 pub enum BatchOperation {
@@ -60,6 +60,8 @@ pub enum BatchOperation {
     Decrypt(DecryptRequest, Option<u32>),
     Sign(SignRequest),
     Verify(VerifyRequest, Option<u32>),
+    Rewrap(DecryptRequest, Option<u32>),
+    Datakeys(DatakeyRequest),
 }
 
 /// What became of the items, in their order.
@@ -103,6 +105,7 @@ pub enum BatchAnswer {
     Sign(SignResponse),
     VersionedSign(VersionedSignResponse),
     Verify(VerifyResponse),
+    Datakeys(DatakeyResponse),
 }
 
 /// The single call's problem.
@@ -182,7 +185,7 @@ impl<'de, const VERSIONED: bool> Deserialize<'de> for Items<VERSIONED> {
 impl BatchItem {
     fn read(text: &str, versioned: bool) -> BatchItem {
         let operation = if text.starts_with('{') {
-            parse_body::<Kind>(text.as_bytes()).and_then(|kind| kind.operation())
+            parse_body::<Kind>(text.as_bytes()).and_then(|kind| kind.operation(versioned))
         } else {
             Err(BodyError::whole("the item must be a JSON object"))
         };
@@ -199,29 +202,26 @@ impl BatchItem {
     }
 }
 
-fn body(operation: Operation, text: &str, versioned: bool) -> Result<BatchOperation, BodyError> {
+fn body(operation: BatchKind, text: &str, versioned: bool) -> Result<BatchOperation, BodyError> {
     match (operation, versioned) {
-        (Operation::Encrypt, _) => single(text).map(BatchOperation::Encrypt),
-        (Operation::Sign, _) => single(text).map(BatchOperation::Sign),
-        (Operation::Decrypt, false) => single(text).map(|body| BatchOperation::Decrypt(body, None)),
-        (Operation::Verify, false) => single(text).map(|body| BatchOperation::Verify(body, None)),
-        (Operation::Decrypt, true) => {
+        (BatchKind::Encrypt, _) => single(text).map(BatchOperation::Encrypt),
+        (BatchKind::Sign, _) => single(text).map(BatchOperation::Sign),
+        (BatchKind::Decrypt, false) => single(text).map(|body| BatchOperation::Decrypt(body, None)),
+        (BatchKind::Verify, false) => single(text).map(|body| BatchOperation::Verify(body, None)),
+        (BatchKind::Decrypt, true) => {
             let (body, version) = single::<VersionedDecryptRequest>(text)?.split();
             Ok(BatchOperation::Decrypt(body, version))
         }
-        (Operation::Verify, true) => {
+        (BatchKind::Verify, true) => {
             let (body, version) = single::<VersionedVerifyRequest>(text)?.split();
             Ok(BatchOperation::Verify(body, version))
         }
-        (
-            Operation::Wrap | Operation::Unwrap | Operation::Derive | Operation::Encapsulate | Operation::Decapsulate,
-            _,
-        ) => Err(no_such_operation()),
+        (BatchKind::Rewrap, _) => {
+            let (body, version) = single::<VersionedDecryptRequest>(text)?.split();
+            Ok(BatchOperation::Rewrap(body, version))
+        }
+        (BatchKind::Datakeys, _) => single(text).map(BatchOperation::Datakeys),
     }
-}
-
-fn no_such_operation() -> BodyError {
-    BodyError::field(OPERATION, WrongValue::BatchOperation.to_string())
 }
 
 /// What an item says of itself; its other members are read later.
@@ -231,10 +231,14 @@ struct Kind {
 }
 
 impl Kind {
-    fn operation(&self) -> Result<Operation, BodyError> {
-        let mut known = BATCH_OPERATIONS.iter().copied();
-        let found = known.find(|operation| operation.name() == self.operation);
-        found.ok_or_else(no_such_operation)
+    fn operation(&self, versioned: bool) -> Result<BatchKind, BodyError> {
+        let (known, wrong) = if versioned {
+            (BatchKind::ALL, WrongValue::AnyBatchOperation)
+        } else {
+            (BatchKind::OF_TOKENS, WrongValue::BatchOperation)
+        };
+        let found = known.iter().copied().find(|kind| kind.name() == self.operation);
+        found.ok_or_else(|| BodyError::field(OPERATION, wrong.to_string()))
     }
 }
 
@@ -256,13 +260,26 @@ fn text(description: &str) -> ObjectBuilder {
 }
 
 fn request_schema(versioned: bool) -> RefOr<Schema> {
-    let (decrypt, verify) = if versioned {
-        (VersionedDecryptRequest::schema(), VersionedVerifyRequest::schema())
+    let (parts, operation) = if versioned {
+        let parts = vec![
+            DatakeyRequest::schema(),
+            EncryptRequest::schema(),
+            VersionedDecryptRequest::schema(),
+            SignRequest::schema(),
+            VersionedVerifyRequest::schema(),
+        ];
+        (parts, VersionedBatchOperationName::schema())
     } else {
-        (DecryptRequest::schema(), VerifyRequest::schema())
+        let parts = vec![
+            EncryptRequest::schema(),
+            DecryptRequest::schema(),
+            SignRequest::schema(),
+            VerifyRequest::schema(),
+        ];
+        (parts, BatchOperationName::schema())
     };
-    let item = together([EncryptRequest::schema(), decrypt, SignRequest::schema(), verify])
-        .property(OPERATION, BatchOperationName::schema())
+    let item = together(parts)
+        .property(OPERATION, operation)
         .property("algorithm", text("The algorithm; without it the key decides."))
         .required(OPERATION)
         .required("key_id")
@@ -281,14 +298,15 @@ fn request_schema(versioned: bool) -> RefOr<Schema> {
 }
 
 fn response_schema(versioned: bool) -> RefOr<Schema> {
-    let (encrypt, sign) = if versioned {
-        (VersionedEncryptResponse::schema(), VersionedSignResponse::schema())
+    let (first, sign) = if versioned {
+        // Its other members are those of an answer of encrypt.
+        (DatakeyResponse::schema(), VersionedSignResponse::schema())
     } else {
         (EncryptResponse::schema(), SignResponse::schema())
     };
     let integer = || ObjectBuilder::new().schema_type(Type::Integer);
     let parts = [
-        encrypt,
+        first,
         DecryptResponse::schema(),
         sign,
         VerifyResponse::schema(),
@@ -334,9 +352,9 @@ macro_rules! documented {
 
 documented! {
     BatchRequest = request_schema(false), with EncryptRequest, DecryptRequest, SignRequest, VerifyRequest;
-    VersionedBatchRequest = request_schema(true), with EncryptRequest, VersionedDecryptRequest, SignRequest, VersionedVerifyRequest;
+    VersionedBatchRequest = request_schema(true), with DatakeyRequest, EncryptRequest, VersionedDecryptRequest, SignRequest, VersionedVerifyRequest;
     BatchResponse = response_schema(false), with EncryptResponse, DecryptResponse, SignResponse, VerifyResponse, Problem;
-    VersionedBatchResponse = response_schema(true), with VersionedEncryptResponse, DecryptResponse, VersionedSignResponse, VerifyResponse, Problem;
+    VersionedBatchResponse = response_schema(true), with DatakeyResponse, VersionedEncryptResponse, DecryptResponse, VersionedSignResponse, VerifyResponse, Problem;
 }
 
 #[cfg(test)]
@@ -360,6 +378,15 @@ mod tests {
         let body = br#"{"operations":[{"operation":"decrypt","key_id":"a","ciphertext":"","key_version":3}]}"#;
         let versioned = parse_body::<VersionedBatchRequest>(body).unwrap().operations;
         assert!(matches!(versioned[0].body, Ok(BatchOperation::Decrypt(_, Some(3)))));
+        let body = br#"{"operations":[{"operation":"rewrap","key_id":"a","ciphertext":"","key_version":3},
+            {"operation":"datakeys","key_id":"a","plaintext":false},{"operation":"wrap","key_id":"a"}]}"#;
+        let versioned = parse_body::<VersionedBatchRequest>(body).unwrap().operations;
+        assert!(matches!(versioned[0].body, Ok(BatchOperation::Rewrap(_, Some(3)))));
+        assert!(matches!(&versioned[1].body, Ok(BatchOperation::Datakeys(body)) if body.plaintext == Some(false)));
+        assert_eq!(
+            versioned[2].body.as_ref().unwrap_err().to_string(),
+            "`operation`: must be `encrypt`, `decrypt`, `sign`, `verify`, `rewrap` or `datakeys`"
+        );
     }
 
     #[test]
@@ -383,15 +410,15 @@ mod tests {
                 None,
                 "`operation`: is there twice",
             ),
-            (r#"{"operation":"sign"}"#, Some(Operation::Sign), "`data`: is missing"),
+            (r#"{"operation":"sign"}"#, Some(BatchKind::Sign), "`data`: is missing"),
             (
                 r#"{"operation":"encrypt","key_id":"k","data":"A"}"#,
-                Some(Operation::Encrypt),
+                Some(BatchKind::Encrypt),
                 "`data`: must be standard base64 with padding (RFC 4648 §4)",
             ),
             (
                 r#"{"operation":"verify","key_version":1}"#,
-                Some(Operation::Verify),
+                Some(BatchKind::Verify),
                 "`key_version`: is not known here; there are `data`, `signature`, `key_id`, `algorithm`, `message_type`, `signature_format`, `context`",
             ),
         ] {

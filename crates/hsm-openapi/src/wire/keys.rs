@@ -62,6 +62,7 @@ pub struct UpdateKeyRequest {
     "sensitive": true,
     "usages": ["encrypt", "decrypt", "sign", "verify"],
     "pkcs11_uri": "pkcs11:token=my_token;id=%12%34%56%78%90%ab%cd%ef;object=my_hsm_key",
+    "managed_by": null,
     "public_key_pem": "-----BEGIN PUBLIC KEY-----\n...\n-----END PUBLIC KEY-----\n",
     "public_key_jwk": {"kty": "RSA", "n": "...", "e": "AQAB"}
 }))]
@@ -94,6 +95,9 @@ pub struct Key {
     pub usages: Vec<String>,
     /// The key as a `pkcs11:` URI (RFC 7512).
     pub pkcs11_uri: String,
+    /// The managed key that it is a version of; `null` if of none.
+    #[schema(required)]
+    pub managed_by: Option<String>,
     /// The public key as PEM (SubjectPublicKeyInfo); asymmetric keys only.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]

@@ -6,9 +6,11 @@
 mod audit;
 mod batch;
 mod crypto;
+mod datakeys;
 mod health;
 mod keys;
 mod making;
+mod managed;
 mod requests;
 mod slots;
 
@@ -25,13 +27,18 @@ pub use crypto::{
     DecryptRequest, DecryptResponse, EncryptRequest, EncryptResponse, SignRequest, SignResponse, VerifyRequest,
     VerifyResponse, VersionedDecryptRequest, VersionedEncryptResponse, VersionedSignResponse, VersionedVerifyRequest,
 };
+pub use datakeys::{DatakeyRequest, DatakeyResponse, DatakeySize};
 pub use health::{HealthCheck, Live, NotReady, Ready};
 pub use keys::{CreateKeyRequest, Jwk, Key, KeyList, KeyListQuery, UpdateKeyRequest};
 pub use making::{
     DecapsulateRequest, DecapsulateResponse, DeriveRequest, EncapsulateRequest, EncapsulateResponse, ImportKeyRequest,
     VersionedWrapResponse, WrapRequest, WrapResponse,
 };
-pub use requests::{CsrRequest, CsrResponse, RandomRequest, RandomResponse};
+pub use managed::{
+    AnyKey, AnyKeyList, AnyKeyListQuery, CreateManagedKeyRequest, DestroyQuery, JwkSet, KeyVersion, ManagedKey,
+    NamedJwk, TagFilter, Tags, TokenKey, UpdateManagedKeyRequest, UpdateVersionRequest, WindowDays,
+};
+pub use requests::{CsrRequest, CsrResponse, RandomRequest, RandomResponse, VersionedCsrRequest};
 pub use slots::{
     AlgorithmCapability, Capabilities, KeyTypeCapability, Mechanism, MechanismList, MechanismQuery, Size, Slot,
     SlotList, TokenCapabilities,

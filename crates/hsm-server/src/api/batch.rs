@@ -1,19 +1,20 @@
 //! Batches: many operations as one call, each with its scope, its answer and its record.
 
 use actix_web::{post, web};
-use hsm_core::{BatchDone, HsmKeyId, Operation};
+use hsm_core::{BatchDone, HsmKeyId};
 use hsm_openapi::ProblemCode;
-use hsm_openapi::document::{BATCH_DESCRIPTION, tag};
-use hsm_openapi::names::MessageType;
+use hsm_openapi::document::{BATCH_DESCRIPTION, HSM_BATCH_DESCRIPTION, tag};
+use hsm_openapi::names::{BatchKind, MessageType};
 use hsm_openapi::wire::{
-    BatchAnswer, BatchItem, BatchOperation, BatchProblem, BatchRequest, BatchResponse, BatchResult, DecryptResponse,
-    VerifyResponse, VersionedBatchRequest, VersionedBatchResponse,
+    BatchAnswer, BatchItem, BatchOperation, BatchProblem, BatchRequest, BatchResponse, BatchResult, DatakeyRequest,
+    DecryptResponse, VerifyResponse, VersionedBatchRequest, VersionedBatchResponse,
 };
 use keymgmt::audit::Outcome;
-use keymgmt::service::{Answered, Item};
+use keymgmt::service::{Answered, Asked, Done, Item, ItemDone, Plaintext};
 use keymgmt::{Action, KeyId};
 
-use super::crypto::{decryption, encrypted, encryption, signed, signing, unversioned, verification};
+use super::crypto::{decryption, encrypted, encryption, signed, signing, verification};
+use super::managed_crypto::datakey;
 use super::{Answer, to_the_end};
 use crate::app::State;
 use crate::auth::{Scope, ScopeSet};
@@ -22,7 +23,7 @@ use crate::gate::Granted;
 use crate::problem::ApiError;
 
 /// Does many operations with keys of the token.
-#[utoipa::path(tag = tag::HSM_CRYPTO, security(("bearer" = [])), description = BATCH_DESCRIPTION, request_body = BatchRequest, responses((status = 200, description = "What became of each", body = BatchResponse)))]
+#[utoipa::path(tag = tag::HSM_CRYPTO, security(("bearer" = [])), description = HSM_BATCH_DESCRIPTION, request_body = BatchRequest, responses((status = 200, description = "What became of each", body = BatchResponse)))]
 #[post("/batch")]
 pub async fn hsm_batch(
     state: web::Data<State>,
@@ -58,8 +59,9 @@ enum Keys {
 
 /// What the answer to an item needs beside what was done.
 struct Echo {
-    id: HsmKeyId,
     message_type: MessageType,
+    /// Whether a data key is answered in clear.
+    plaintext: bool,
 }
 
 async fn run(
@@ -78,7 +80,8 @@ async fn run(
         let done = echo.and_then(|echo| {
             let lost = || ApiError::new(ProblemCode::Internal, "the item ended without an answer");
             let done = answer.ok_or_else(lost)??;
-            Ok(answered(&echo, done, keys))
+            let (with, done) = done;
+            Ok(answered(&echo, with, done, keys))
         });
         done.map_or_else(|error| failed(&error, &who.0.request_id), BatchResult::done)
     });
@@ -88,78 +91,93 @@ async fn run(
 /// What is to be done, or the error that the item is answered with and what is recorded of it.
 fn prepared(item: BatchItem, granted: ScopeSet, keys: Keys) -> (Item, Answer<Echo>) {
     let BatchItem { operation, body } = item;
-    let action = operation.and_then(action).unwrap_or(Action::Batch);
-    let refused = |error: ApiError, key_id: Option<String>, outcome: Outcome| {
+    let refused = |error: ApiError, outcome: Outcome| {
         let record = Answered {
-            action,
-            key_id,
+            action: operation.map_or(Action::Batch, action),
+            key_id: None,
             outcome,
             status: error.code.status(),
             code: error.code.name(),
         };
         (Item::Answered(record), Err(error))
     };
-    if let Some(scope) = operation.and_then(scope).filter(|scope| !granted.contains(*scope)) {
-        return refused(ApiError::lacking(scope.into()), None, Outcome::Refused);
+    let lacking = operation.map(|kind| scopes(kind).without(granted)).unwrap_or_default();
+    if !lacking.is_empty() {
+        return refused(ApiError::lacking(lacking), Outcome::Refused);
     }
-    let (body, key) = match body
-        .map_err(ApiError::from)
-        .and_then(|body| Ok((key(&body, keys)?, body)))
-    {
-        Ok((key, body)) => (body, key),
-        Err(error) => return refused(error, None, Outcome::Failure),
+    match body.map_err(ApiError::from).and_then(|body| run_item(body, keys)) {
+        Ok((item, echo)) => (item, Ok(echo)),
+        Err(error) => refused(error, Outcome::Failure),
+    }
+}
+
+fn run_item(body: BatchOperation, keys: Keys) -> Answer<(Item, Echo)> {
+    let id = |text: &str| match keys {
+        Keys::OfTokens => HsmKeyId::parse(text).map(KeyId::from).map_err(ApiError::from),
+        Keys::OfEveryKind => KeyId::parse(text).map_err(ApiError::from),
     };
-    let id = match key {
-        KeyId::Hsm(id) => id,
-        managed @ KeyId::Managed(_) => {
-            let named = managed.to_string();
-            return refused(
-                keymgmt::Error::KeyNotFound(managed).into(),
-                Some(named),
-                Outcome::Failure,
-            );
+    let mut echo = Echo {
+        message_type: MessageType::default(),
+        plaintext: true,
+    };
+    let (key, version, asked) = match body {
+        BatchOperation::Encrypt(body) => {
+            let key = id(&body.key_id)?;
+            (key, None, Asked::Encrypt(Box::new(move |key| encryption(key, body))))
         }
-    };
-    let mut message_type = MessageType::default();
-    let key = id.clone();
-    let item = match body {
-        BatchOperation::Encrypt(body) => hsm_core::BatchItem::Encrypt(encryption(key, body)),
-        BatchOperation::Decrypt(body, _) => hsm_core::BatchItem::Decrypt(decryption(key, body)),
+        BatchOperation::Decrypt(body, version) => {
+            let key = id(&body.key_id)?;
+            (key, version, Asked::Decrypt(Box::new(move |key| decryption(key, body))))
+        }
         BatchOperation::Sign(body) => {
-            message_type = body.message_type.unwrap_or_default();
-            hsm_core::BatchItem::Sign(signing(key, body))
+            let key = id(&body.key_id)?;
+            echo.message_type = body.message_type.unwrap_or_default();
+            (key, None, Asked::Sign(Box::new(move |key| signing(key, body))))
         }
-        BatchOperation::Verify(body, _) => hsm_core::BatchItem::Verify(verification(key, body)),
+        BatchOperation::Verify(body, version) => {
+            let key = id(&body.key_id)?;
+            (
+                key,
+                version,
+                Asked::Verify(Box::new(move |key| verification(key, body))),
+            )
+        }
+        BatchOperation::Rewrap(body, version) => {
+            let key = id(&body.key_id)?;
+            (key, version, Asked::Rewrap(Box::new(move |key| decryption(key, body))))
+        }
+        BatchOperation::Datakeys(DatakeyRequest {
+            key_id,
+            key_size,
+            plaintext,
+        }) => {
+            echo.plaintext = plaintext.unwrap_or(true);
+            (id(&key_id)?, None, Asked::DataKey(key_size.unwrap_or_default().bits()))
+        }
     };
-    (Item::Run(item), Ok(Echo { id, message_type }))
+    Ok((Item::Run { key, version, asked }, echo))
 }
 
-fn key(body: &BatchOperation, keys: Keys) -> Answer<KeyId> {
-    let (id, version) = match body {
-        BatchOperation::Encrypt(body) => (&body.key_id, None),
-        BatchOperation::Decrypt(body, version) => (&body.key_id, *version),
-        BatchOperation::Sign(body) => (&body.key_id, None),
-        BatchOperation::Verify(body, version) => (&body.key_id, *version),
-    };
-    match keys {
-        Keys::OfTokens => Ok(HsmKeyId::parse(id)?.into()),
-        Keys::OfEveryKind => unversioned(KeyId::parse(id)?, version),
-    }
-}
-
-fn answered(echo: &Echo, done: BatchDone, keys: Keys) -> BatchAnswer {
-    let Echo { id, message_type } = echo;
+fn answered(echo: &Echo, with: Done, done: ItemDone, keys: Keys) -> BatchAnswer {
+    let Echo {
+        message_type,
+        plaintext,
+    } = echo;
+    let id = &with.key_id;
     match (done, keys) {
-        (BatchDone::Encrypted(done), Keys::OfTokens) => BatchAnswer::Encrypt(encrypted(id, done)),
-        (BatchDone::Encrypted(done), Keys::OfEveryKind) => {
-            BatchAnswer::VersionedEncrypt(encrypted(id, done).versioned(None))
+        (ItemDone::Done(BatchDone::Encrypted(done)), Keys::OfTokens) => BatchAnswer::Encrypt(encrypted(id, done)),
+        (ItemDone::Done(BatchDone::Encrypted(done)), Keys::OfEveryKind) | (ItemDone::Rewrapped(done), _) => {
+            BatchAnswer::VersionedEncrypt(encrypted(id, done).versioned(with.key_version))
         }
-        (BatchDone::Signed(done), Keys::OfTokens) => BatchAnswer::Sign(signed(id, *message_type, done)),
-        (BatchDone::Signed(done), Keys::OfEveryKind) => {
-            BatchAnswer::VersionedSign(signed(id, *message_type, done).versioned(None))
+        (ItemDone::Done(BatchDone::Signed(done)), Keys::OfTokens) => BatchAnswer::Sign(signed(id, *message_type, done)),
+        (ItemDone::Done(BatchDone::Signed(done)), Keys::OfEveryKind) => {
+            BatchAnswer::VersionedSign(signed(id, *message_type, done).versioned(with.key_version))
         }
-        (BatchDone::Decrypted(data), _) => BatchAnswer::Decrypt(DecryptResponse { data: data.into() }),
-        (BatchDone::Verified(valid), _) => BatchAnswer::Verify(VerifyResponse { valid }),
+        (ItemDone::Done(BatchDone::Decrypted(data)), _) => BatchAnswer::Decrypt(DecryptResponse { data: data.into() }),
+        (ItemDone::Done(BatchDone::Verified(valid)), _) => BatchAnswer::Verify(VerifyResponse { valid }),
+        (ItemDone::DataKey(hidden, Plaintext(clear)), _) => {
+            BatchAnswer::Datakeys(datakey(with, hidden, Some(clear).filter(|_| *plaintext)))
+        }
     }
 }
 
@@ -171,26 +189,23 @@ fn failed(error: &ApiError, request_id: &str) -> BatchResult {
 }
 
 /// What the single call needs.
-const fn scope(operation: Operation) -> Option<Scope> {
-    match operation {
-        Operation::Encrypt => Some(Scope::CryptoEncrypt),
-        Operation::Decrypt => Some(Scope::CryptoDecrypt),
-        Operation::Sign => Some(Scope::CryptoSign),
-        Operation::Verify => Some(Scope::CryptoVerify),
-        Operation::Wrap | Operation::Unwrap | Operation::Derive | Operation::Encapsulate | Operation::Decapsulate => {
-            None
-        }
+fn scopes(kind: BatchKind) -> ScopeSet {
+    match kind {
+        BatchKind::Encrypt | BatchKind::Datakeys => Scope::CryptoEncrypt.into(),
+        BatchKind::Decrypt => Scope::CryptoDecrypt.into(),
+        BatchKind::Sign => Scope::CryptoSign.into(),
+        BatchKind::Verify => Scope::CryptoVerify.into(),
+        BatchKind::Rewrap => ScopeSet::from(Scope::CryptoEncrypt).union(Scope::CryptoDecrypt.into()),
     }
 }
 
-const fn action(operation: Operation) -> Option<Action> {
-    match operation {
-        Operation::Encrypt => Some(Action::Encrypt),
-        Operation::Decrypt => Some(Action::Decrypt),
-        Operation::Sign => Some(Action::Sign),
-        Operation::Verify => Some(Action::Verify),
-        Operation::Wrap | Operation::Unwrap | Operation::Derive | Operation::Encapsulate | Operation::Decapsulate => {
-            None
-        }
+const fn action(kind: BatchKind) -> Action {
+    match kind {
+        BatchKind::Encrypt => Action::Encrypt,
+        BatchKind::Decrypt => Action::Decrypt,
+        BatchKind::Sign => Action::Sign,
+        BatchKind::Verify => Action::Verify,
+        BatchKind::Rewrap => Action::Rewrap,
+        BatchKind::Datakeys => Action::DataKey,
     }
 }

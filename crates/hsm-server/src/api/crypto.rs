@@ -1,7 +1,8 @@
 //! Encrypt, decrypt, sign, verify, wrap: under `/hsm` for keys of the token, beside it for keys of every kind.
 
 use actix_web::{post, web};
-use hsm_core::{Choice, Decrypt, Encrypt, HsmKeyId, Operation, Sign, Verify};
+use hsm_core::{Choice, Decrypt, Encrypt, HsmKeyId, KeyRef, Operation, Sign, Verify};
+use hsm_openapi::Base64;
 use hsm_openapi::document::{SIGN_DESCRIPTION, tag};
 use hsm_openapi::names::{MessageType, SignatureFormat};
 use hsm_openapi::wire::{
@@ -9,7 +10,6 @@ use hsm_openapi::wire::{
     VerifyResponse, VersionedDecryptRequest, VersionedEncryptResponse, VersionedSignResponse, VersionedVerifyRequest,
     VersionedWrapResponse, WrapRequest, WrapResponse,
 };
-use hsm_openapi::{Base64, BodyError};
 use keymgmt::KeyId;
 use keymgmt::service::choice;
 
@@ -27,7 +27,7 @@ pub async fn hsm_encrypt(
     body: Body<EncryptRequest>,
 ) -> Answer<web::Json<EncryptResponse>> {
     let key = HsmKeyId::parse(&body.0.key_id)?;
-    Ok(web::Json(encrypt_with(&state, who, key.into(), body.0).await?))
+    Ok(web::Json(encrypt_with(&state, who, key.into(), body.0).await?.0))
 }
 
 /// Decrypts what encrypt answered.
@@ -40,7 +40,7 @@ pub async fn hsm_decrypt(
     body: Body<DecryptRequest, GROWN>,
 ) -> Answer<web::Json<DecryptResponse>> {
     let key = HsmKeyId::parse(&body.0.key_id)?;
-    decrypt_with(&state, who, key.into(), body.0).await
+    decrypt_with(&state, who, key.into(), None, body.0).await
 }
 
 /// Signs data with a key of the token.
@@ -53,7 +53,7 @@ pub async fn hsm_sign(
     body: Body<SignRequest>,
 ) -> Answer<web::Json<SignResponse>> {
     let key = HsmKeyId::parse(&body.0.key_id)?;
-    Ok(web::Json(sign_with(&state, who, key.into(), body.0).await?))
+    Ok(web::Json(sign_with(&state, who, key.into(), body.0).await?.0))
 }
 
 /// Checks a signature; wrong or malformed signature bytes are `valid: false`.
@@ -66,7 +66,7 @@ pub async fn hsm_verify(
     body: Body<VerifyRequest, GROWN>,
 ) -> Answer<web::Json<VerifyResponse>> {
     let key = HsmKeyId::parse(&body.0.key_id)?;
-    verify_with(&state, who, key.into(), body.0).await
+    verify_with(&state, who, key.into(), None, body.0).await
 }
 
 /// Encrypts data with a key of any kind.
@@ -79,7 +79,8 @@ pub async fn encrypt(
     body: Body<EncryptRequest>,
 ) -> Answer<web::Json<VersionedEncryptResponse>> {
     let key = KeyId::parse(&body.0.key_id)?;
-    Ok(web::Json(encrypt_with(&state, who, key, body.0).await?.versioned(None)))
+    let (answer, version) = encrypt_with(&state, who, key, body.0).await?;
+    Ok(web::Json(answer.versioned(version)))
 }
 
 /// Decrypts what encrypt answered.
@@ -92,8 +93,8 @@ pub async fn decrypt(
     body: Body<VersionedDecryptRequest, GROWN>,
 ) -> Answer<web::Json<DecryptResponse>> {
     let (body, version) = body.0.split();
-    let key = unversioned(KeyId::parse(&body.key_id)?, version)?;
-    decrypt_with(&state, who, key, body).await
+    let key = KeyId::parse(&body.key_id)?;
+    decrypt_with(&state, who, key, version, body).await
 }
 
 /// Signs data with a key of any kind.
@@ -106,7 +107,8 @@ pub async fn sign(
     body: Body<SignRequest>,
 ) -> Answer<web::Json<VersionedSignResponse>> {
     let key = KeyId::parse(&body.0.key_id)?;
-    Ok(web::Json(sign_with(&state, who, key, body.0).await?.versioned(None)))
+    let (answer, version) = sign_with(&state, who, key, body.0).await?;
+    Ok(web::Json(answer.versioned(version)))
 }
 
 /// Checks a signature; wrong or malformed signature bytes are `valid: false`.
@@ -119,8 +121,8 @@ pub async fn verify(
     body: Body<VersionedVerifyRequest, GROWN>,
 ) -> Answer<web::Json<VerifyResponse>> {
     let (body, version) = body.0.split();
-    let key = unversioned(KeyId::parse(&body.key_id)?, version)?;
-    verify_with(&state, who, key, body).await
+    let key = KeyId::parse(&body.key_id)?;
+    verify_with(&state, who, key, version, body).await
 }
 
 /// Encrypts a key under another one of the same token, so that it can leave the token.
@@ -135,11 +137,11 @@ pub async fn hsm_wrap(
     let key = HsmKeyId::parse(&body.0.key_id)?;
     let target = HsmKeyId::parse(&body.0.target_key_id)?;
     let algorithm = choice(body.0.algorithm.as_deref(), Operation::Wrap);
-    let wrapped = wrap_with(&state, who, key.into(), target.into(), algorithm).await?;
+    let (wrapped, _) = wrap_with(&state, who, key.into(), target.into(), algorithm).await?;
     Ok(web::Json(wrapped))
 }
 
-/// Encrypts a key under another one. There is nothing yet to wrap but keys of the token under keys of the token.
+/// Encrypts a key of the token under a key of any kind, so that it can leave the token.
 #[utoipa::path(tag = tag::CRYPTO, security(("bearer" = ["crypto:wrap"])), request_body = WrapRequest, responses((status = 200, description = "The wrapped key", body = VersionedWrapResponse)))]
 #[post("/wrap")]
 pub async fn wrap(
@@ -151,64 +153,80 @@ pub async fn wrap(
     let key = KeyId::parse(&body.0.key_id)?;
     let target = KeyId::parse(&body.0.target_key_id)?;
     let algorithm = choice(body.0.algorithm.as_deref(), Operation::Wrap);
-    let wrapped = wrap_with(&state, who, key, target, algorithm).await?;
-    Ok(web::Json(wrapped.versioned(None)))
+    let (wrapped, version) = wrap_with(&state, who, key, target, algorithm).await?;
+    Ok(web::Json(wrapped.versioned(version)))
 }
 
-async fn wrap_with(state: &State, who: Who, key: KeyId, target: KeyId, algorithm: Choice) -> Answer<WrapResponse> {
+async fn wrap_with(
+    state: &State,
+    who: Who,
+    key: KeyId,
+    target: KeyId,
+    algorithm: Choice,
+) -> Answer<(WrapResponse, Option<u32>)> {
     let service = state.service.clone();
-    let (id, done) = to_the_end(state, async move { service.wrap(&who.0, key, target, algorithm).await }).await?;
+    let (with, done) = to_the_end(state, async move { service.wrap(&who.0, key, target, algorithm).await }).await?;
     let hsm_core::Wrapped { algorithm, wrapped_key } = done;
-    Ok(WrapResponse {
+    let answer = WrapResponse {
         wrapped_key: wrapped_key.into(),
-        key_id: id.to_string(),
+        key_id: with.key_id,
         algorithm: algorithm.name().to_owned(),
-    })
+    };
+    Ok((answer, with.key_version))
 }
 
-/// A key of the token has no versions.
-pub fn unversioned(key: KeyId, version: Option<u32>) -> Answer<KeyId> {
-    match (&key, version) {
-        (KeyId::Hsm(_), Some(_)) => Err(BodyError::field(
-            "key_version",
-            "must be null or left out: a key of the token has no versions",
-        )
-        .into()),
-        _ => Ok(key),
-    }
-}
-
-async fn encrypt_with(state: &State, who: Who, key: KeyId, body: EncryptRequest) -> Answer<EncryptResponse> {
+/// Its answer, and the version of the key.
+async fn encrypt_with(
+    state: &State,
+    who: Who,
+    key: KeyId,
+    body: EncryptRequest,
+) -> Answer<(EncryptResponse, Option<u32>)> {
     let service = state.service.clone();
     let request = move |key| encryption(key, body);
-    let (id, done) = to_the_end(state, async move { service.encrypt(&who.0, key, request).await }).await?;
-    Ok(encrypted(&id, done))
+    let (with, done) = to_the_end(state, async move { service.encrypt(&who.0, key, request).await }).await?;
+    Ok((encrypted(&with.key_id, done), with.key_version))
 }
 
-async fn decrypt_with(state: &State, who: Who, key: KeyId, body: DecryptRequest) -> Answer<web::Json<DecryptResponse>> {
+async fn decrypt_with(
+    state: &State,
+    who: Who,
+    key: KeyId,
+    version: Option<u32>,
+    body: DecryptRequest,
+) -> Answer<web::Json<DecryptResponse>> {
     let service = state.service.clone();
     let request = move |key| decryption(key, body);
-    let data = to_the_end(state, async move { service.decrypt(&who.0, key, request).await }).await?;
+    let work = async move { service.decrypt(&who.0, key, version, request).await };
+    let data = to_the_end(state, work).await?;
     Ok(web::Json(DecryptResponse { data: data.into() }))
 }
 
-async fn sign_with(state: &State, who: Who, key: KeyId, body: SignRequest) -> Answer<SignResponse> {
+/// Its answer, and the version of the key.
+async fn sign_with(state: &State, who: Who, key: KeyId, body: SignRequest) -> Answer<(SignResponse, Option<u32>)> {
     let message_type = body.message_type.unwrap_or_default();
     let service = state.service.clone();
     let request = move |key| signing(key, body);
-    let (id, done) = to_the_end(state, async move { service.sign(&who.0, key, request).await }).await?;
-    Ok(signed(&id, message_type, done))
+    let (with, done) = to_the_end(state, async move { service.sign(&who.0, key, request).await }).await?;
+    Ok((signed(&with.key_id, message_type, done), with.key_version))
 }
 
-async fn verify_with(state: &State, who: Who, key: KeyId, body: VerifyRequest) -> Answer<web::Json<VerifyResponse>> {
+async fn verify_with(
+    state: &State,
+    who: Who,
+    key: KeyId,
+    version: Option<u32>,
+    body: VerifyRequest,
+) -> Answer<web::Json<VerifyResponse>> {
     let service = state.service.clone();
     let request = move |key| verification(key, body);
-    let valid = to_the_end(state, async move { service.verify(&who.0, key, request).await }).await?;
+    let work = async move { service.verify(&who.0, key, version, request).await };
+    let valid = to_the_end(state, work).await?;
     Ok(web::Json(VerifyResponse { valid }))
 }
 
 /// What is asked of the key.
-pub fn encryption(key: HsmKeyId, body: EncryptRequest) -> Encrypt {
+pub fn encryption(key: KeyRef, body: EncryptRequest) -> Encrypt {
     let EncryptRequest {
         data,
         key_id: _,
@@ -224,7 +242,7 @@ pub fn encryption(key: HsmKeyId, body: EncryptRequest) -> Encrypt {
 }
 
 /// What is asked of the key.
-pub fn decryption(key: HsmKeyId, body: DecryptRequest) -> Decrypt {
+pub fn decryption(key: KeyRef, body: DecryptRequest) -> Decrypt {
     let DecryptRequest {
         algorithm,
         key_id: _,
@@ -244,7 +262,7 @@ pub fn decryption(key: HsmKeyId, body: DecryptRequest) -> Decrypt {
 }
 
 /// What is asked of the key.
-pub fn signing(key: HsmKeyId, body: SignRequest) -> Sign {
+pub fn signing(key: KeyRef, body: SignRequest) -> Sign {
     let SignRequest {
         data,
         key_id: _,
@@ -264,7 +282,7 @@ pub fn signing(key: HsmKeyId, body: SignRequest) -> Sign {
 }
 
 /// What is asked of the key.
-pub fn verification(key: HsmKeyId, body: VerifyRequest) -> Verify {
+pub fn verification(key: KeyRef, body: VerifyRequest) -> Verify {
     let VerifyRequest {
         data,
         signature,
@@ -288,7 +306,7 @@ pub fn verification(key: HsmKeyId, body: VerifyRequest) -> Verify {
 }
 
 /// What was encrypted, as it is answered.
-pub fn encrypted(id: &HsmKeyId, done: hsm_core::Encrypted) -> EncryptResponse {
+pub fn encrypted(key_id: &str, done: hsm_core::Encrypted) -> EncryptResponse {
     let hsm_core::Encrypted {
         algorithm,
         ciphertext,
@@ -297,7 +315,7 @@ pub fn encrypted(id: &HsmKeyId, done: hsm_core::Encrypted) -> EncryptResponse {
     } = done;
     EncryptResponse {
         algorithm: algorithm.name().to_owned(),
-        key_id: id.to_string(),
+        key_id: key_id.to_owned(),
         ciphertext: ciphertext.into(),
         iv: iv.map(Into::into),
         tag: tag.map(Into::into),
@@ -305,7 +323,7 @@ pub fn encrypted(id: &HsmKeyId, done: hsm_core::Encrypted) -> EncryptResponse {
 }
 
 /// A signature, as it is answered.
-pub fn signed(id: &HsmKeyId, message_type: MessageType, done: hsm_core::Signed) -> SignResponse {
+pub fn signed(key_id: &str, message_type: MessageType, done: hsm_core::Signed) -> SignResponse {
     let hsm_core::Signed {
         algorithm,
         signature,
@@ -318,7 +336,7 @@ pub fn signed(id: &HsmKeyId, message_type: MessageType, done: hsm_core::Signed) 
     SignResponse {
         signature: signature.into(),
         algorithm: algorithm.name().to_owned(),
-        key_id: id.to_string(),
+        key_id: key_id.to_owned(),
         message_type,
         signature_format,
     }

@@ -7,6 +7,7 @@ use hsm_core::{Hsm, Login};
 use hsm_openapi::document::tag;
 use hsm_openapi::wire::{HealthCheck, Live, NotReady, Ready};
 use hsm_openapi::{Problem, ProblemCode, errors_html};
+use keymgmt::store::Status;
 
 use super::Answer;
 use crate::app::State;
@@ -26,7 +27,8 @@ pub async fn live() -> web::Json<Live> {
     web::Json(Live::LIVE)
 }
 
-/// Tells whether requests can be served, which takes one token that serves; never waits for a token.
+/// Tells whether requests can be served, which takes one token that serves, the audit log and the store; never waits for
+/// any of them.
 #[utoipa::path(tag = tag::HEALTH, security(()), responses(
     (status = 200, description = "Requests can be served", body = Ready),
     (status = 503, description = "They can't, and why", body = NotReady, content_type = "application/problem+json"),
@@ -42,15 +44,19 @@ pub async fn ready(state: web::Data<State>, who: Who) -> Answer<HttpResponse> {
         ok: writable,
         detail: (!writable).then(|| "the audit log can't be written".to_owned()),
     };
+    let store = store(service.store().status());
+    let stored = store.ok;
     let several = tokens.len() > 1;
-    let checks: Vec<_> = tokens.into_iter().flatten().chain([audit]).collect();
-    if some_token && writable {
+    let checks: Vec<_> = tokens.into_iter().flatten().chain([audit, store]).collect();
+    if some_token && writable && stored {
         return Ok(HttpResponse::Ok().json(Ready::new(checks)));
     }
-    let code = if some_token {
+    let code = if !some_token {
+        ProblemCode::HsmUnavailable
+    } else if !writable {
         ProblemCode::AuditUnavailable
     } else {
-        ProblemCode::HsmUnavailable
+        ProblemCode::StoreUnavailable
     };
     let problem = Problem::new(code, why(&checks, several), who.0.request_id);
     let mut response = HttpResponse::ServiceUnavailable();
@@ -70,6 +76,25 @@ fn why(checks: &[HealthCheck], several: bool) -> String {
         return all.join("; ");
     }
     failed.map(detail).next().unwrap_or_default()
+}
+
+/// Whether the store could be reached when it was last asked; never waits for it.
+fn store(status: Status) -> HealthCheck {
+    let Status {
+        available,
+        fault,
+        last_contact,
+    } = status;
+    let away = || {
+        let seconds = last_contact.elapsed().as_secs();
+        let why = fault.map_or_else(String::new, |fault| format!(": {fault}"));
+        format!("the store was last reached {seconds} s ago{why}")
+    };
+    HealthCheck {
+        name: "store".to_owned(),
+        ok: available,
+        detail: (!available).then(away),
+    }
 }
 
 /// Whether a token is there, and whether its login holds.

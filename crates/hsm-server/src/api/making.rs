@@ -1,12 +1,13 @@
 //! Keys that are not generated: imported, unwrapped, derived, encapsulated.
 
+use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, post, web};
 use hsm_core::material::{self, Format};
 use hsm_core::{
     Decapsulate, Derive, Encapsulate, HsmKeyId, Import, KeyAttributes, KeySpec, KeyType, Operation, Unwrap, Usages,
     encoding,
 };
-use hsm_openapi::document::tag;
+use hsm_openapi::document::{IDEMPOTENCY_DESCRIPTION, tag};
 use hsm_openapi::names::{SECRET_TYPES, WRAPPED, import_formats};
 use hsm_openapi::wire::{
     DecapsulateRequest, DecapsulateResponse, DeriveRequest, EncapsulateRequest, EncapsulateResponse, ImportKeyRequest,
@@ -16,11 +17,12 @@ use hsm_openapi::{Base64, BodyError, ProblemCode, SecretBase64};
 use keymgmt::Action;
 use keymgmt::service::choice;
 
-use super::keys::{attributes, created, wire};
-use super::{Answer, to_the_end};
+use super::keys::{attributes, created, made};
+use super::once::Once;
+use super::{Answer, shown, to_the_end};
 use crate::app::State;
 use crate::auth::Scope;
-use crate::extract::{Body, NoQuery, Who};
+use crate::extract::{Body, HashedBody, NoQuery, Who};
 use crate::gate::{Granted, require};
 use crate::problem::ApiError;
 
@@ -31,6 +33,7 @@ const MOST_MATERIAL: usize = 64 * 1024;
 /// `crypto:unwrap`; the audit log calls it `unwrap`.
 #[utoipa::path(
     tag = tag::HSM_KEYS, security(("bearer" = ["keys:create"])), request_body = ImportKeyRequest,
+    params(("Idempotency-Key" = Option<String>, Header, description = IDEMPOTENCY_DESCRIPTION, min_length = 1, max_length = 255)),
     responses((status = 201, description = "The key", body = Key, headers(("Location" = String, description = "Where the key is"))))
 )]
 #[post("/keys/import")]
@@ -38,25 +41,23 @@ pub async fn hsm_import_key(
     state: web::Data<State>,
     who: Who,
     granted: Granted,
+    once: Once,
     _: NoQuery,
-    body: Body<ImportKeyRequest>,
+    body: HashedBody<ImportKeyRequest>,
 ) -> Answer<HttpResponse> {
-    let service = state.service.clone();
-    let info = if body.0.format == WRAPPED {
+    let HashedBody(body, hash) = body;
+    let (service, caller) = (state.service.clone(), who.0.clone());
+    if body.format == WRAPPED {
         require(&state, &who.0, granted.0, Scope::CryptoUnwrap.into(), Action::Unwrap).await?;
-        let unwrap = wrapped(body.0)?;
-        to_the_end(&state, async move { service.unwrap(&who.0, unwrap).await }).await?
-    } else {
-        // Numbers are checked for being prime, which takes its time.
-        let read = web::block(move || in_clear(body.0)).await;
-        let (token, import) = read.map_err(|_| ApiError::new(ProblemCode::Internal, "the key could not be read"))??;
-        to_the_end(
-            &state,
-            async move { service.import(&who.0, token.as_deref(), import).await },
-        )
-        .await?
-    };
-    Ok(created(&info.id).json(wire(info)))
+        let unwrap = wrapped(body)?;
+        let work = move |ticket| async move { made(service.unwrap(&caller, unwrap, ticket).await?) };
+        return once.run(&state, &who.0, hash, StatusCode::CREATED, work).await;
+    }
+    // Numbers are checked for being prime, which takes its time.
+    let read = web::block(move || in_clear(body)).await;
+    let (token, import) = read.map_err(|_| ApiError::new(ProblemCode::Internal, "the key could not be read"))??;
+    let work = move |ticket| async move { made(service.import(&caller, token.as_deref(), import, ticket).await?) };
+    once.run(&state, &who.0, hash, StatusCode::CREATED, work).await
 }
 
 /// Makes a secret key of a key of the token, on the same token.
@@ -95,7 +96,7 @@ pub async fn hsm_derive(
     };
     let service = state.service.clone();
     let info = to_the_end(&state, async move { service.derive(&who.0, derive).await }).await?;
-    Ok(created(&info.id).json(wire(info)))
+    Ok(created(&info.id).json(shown::token_key(info, None)))
 }
 
 /// Makes a secret with the public half of an ML-KEM key: a key on the same token, and the ciphertext of which whoever has
@@ -165,7 +166,7 @@ pub async fn hsm_decapsulate(
     let info = to_the_end(&state, async move { service.decapsulate(&who.0, decapsulate).await }).await?;
     Ok(created(&info.id).json(DecapsulateResponse {
         secret_key_id: info.id.to_string(),
-        key: wire(info),
+        key: shown::token_key(info, None),
     }))
 }
 

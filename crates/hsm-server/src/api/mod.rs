@@ -16,17 +16,25 @@ use crate::problem::ApiError;
 pub mod audit;
 pub mod batch;
 pub mod crypto;
+pub mod cursor;
 pub mod health;
 pub mod keys;
 pub mod making;
+pub mod managed;
+pub mod managed_crypto;
+pub mod once;
 pub mod requests;
+pub mod shown;
 pub mod slots;
 
 /// What a handler answers.
 pub type Answer<T> = Result<T, ApiError>;
 
 /// Runs `work` to its end even if the client goes away: what is done with a key must be recorded.
-async fn to_the_end<T: 'static>(state: &State, work: impl Future<Output = keymgmt::Result<T>> + 'static) -> Answer<T> {
+async fn to_the_end<T: 'static, E: Into<ApiError> + 'static>(
+    state: &State,
+    work: impl Future<Output = Result<T, E>> + 'static,
+) -> Answer<T> {
     let under_way = state.in_flight.enter();
     let ended = actix_web::rt::spawn(async move {
         let _under_way = under_way;
@@ -37,5 +45,5 @@ async fn to_the_end<T: 'static>(state: &State, work: impl Future<Output = keymgm
         tracing::error!(%error, "an operation ended without an answer");
         ApiError::new(ProblemCode::Internal, "the operation ended without an answer")
     })?;
-    result.map_err(ApiError::from)
+    result.map_err(Into::into)
 }

@@ -3,11 +3,12 @@
 use std::ops::RangeInclusive;
 
 use actix_web::{post, web};
-use hsm_core::csr::{CertificateRequest, Names};
+use hsm_core::csr::Names;
 use hsm_core::{HsmKeyId, Operation};
 use hsm_openapi::BodyError;
 use hsm_openapi::document::tag;
-use hsm_openapi::wire::{CsrRequest, CsrResponse, RandomRequest, RandomResponse};
+use hsm_openapi::wire::{CsrRequest, CsrResponse, RandomRequest, RandomResponse, VersionedCsrRequest};
+use keymgmt::KeyId;
 use keymgmt::service::choice;
 
 use super::{Answer, to_the_end};
@@ -27,19 +28,43 @@ pub async fn hsm_csr(
     _: NoQuery,
     body: Body<CsrRequest>,
 ) -> Answer<web::Json<CsrResponse>> {
+    let key = HsmKeyId::parse(&id.0)?;
+    csr_with(&state, who, key.into(), None, body.0).await
+}
+
+/// Makes a certification request (PKCS#10) for a key of any kind, signed by it.
+#[utoipa::path(tag = tag::CRYPTO, security(("bearer" = ["crypto:sign"])), params(("key_id" = String, Path, description = "The key's id")), request_body = VersionedCsrRequest, responses((status = 200, description = "The request", body = CsrResponse)))]
+#[post("/keys/{key_id}/csr")]
+pub async fn csr(
+    state: web::Data<State>,
+    who: Who,
+    id: PathKeyId,
+    _: NoQuery,
+    body: Body<VersionedCsrRequest>,
+) -> Answer<web::Json<CsrResponse>> {
+    let (body, version) = body.0.split();
+    csr_with(&state, who, KeyId::parse(&id.0)?, version, body).await
+}
+
+async fn csr_with(
+    state: &State,
+    who: Who,
+    key: KeyId,
+    version: Option<u32>,
+    body: CsrRequest,
+) -> Answer<web::Json<CsrResponse>> {
     let CsrRequest {
         subject,
         subject_alt_names,
         algorithm,
-    } = body.0;
-    let request = CertificateRequest {
-        key: HsmKeyId::parse(&id.0)?,
-        names: Names::parse(&subject, &subject_alt_names.unwrap_or_default())?,
-        algorithm: choice(algorithm.as_deref(), Operation::Sign),
-    };
+    } = body;
+    let names = Names::parse(&subject, &subject_alt_names.unwrap_or_default())?;
+    let algorithm = choice(algorithm.as_deref(), Operation::Sign);
     let service = state.service.clone();
-    let csr = to_the_end(&state, async move { service.csr(&who.0, request).await }).await?;
-    Ok(web::Json(CsrResponse { csr_pem: csr.to_pem() }))
+    let work = async move { service.csr(&who.0, key, version, names, algorithm).await };
+    let (_, request) = to_the_end(state, work).await?;
+    let csr_pem = request.to_pem();
+    Ok(web::Json(CsrResponse { csr_pem }))
 }
 
 /// Random bytes, made by the token.

@@ -1,5 +1,7 @@
 //! `hsm-server check`: a doctor. Each step is ok or failed, and says what to do.
 
+mod keys;
+
 use std::io::{self, Write};
 use std::process::ExitCode;
 
@@ -10,6 +12,7 @@ use crate::auth::Authenticator;
 use crate::config::{Config, Fault, ModuleSettings, Purpose, TokenSettings, environment};
 use crate::tls;
 use crate::tokens::Loaded;
+use keys::Kept;
 
 /// Runs the steps, as far as they can be run, and writes what came of each to `output`.
 pub fn run(output: &mut impl Write) -> ExitCode {
@@ -40,6 +43,11 @@ impl<W: Write> Steps<'_, W> {
         self.write("failed   ", step, text).map(|()| false)
     }
 
+    /// Nothing that makes the check fail.
+    fn warning(&mut self, step: &str, text: &str) -> io::Result<()> {
+        self.write("warning  ", step, text)
+    }
+
     fn write(&mut self, outcome: &str, step: &str, text: &str) -> io::Result<()> {
         match self.token {
             None => writeln!(self.out, "{outcome}{step}: {text}"),
@@ -66,9 +74,13 @@ fn examine(out: &mut impl Write) -> io::Result<bool> {
         }
     };
     let mut well = check_files(&mut steps, &config)?;
+    let kept = keys::check_store(&mut steps, &config)?;
+    well &= kept.is_some();
+    let mut kept = kept.unwrap_or_default();
     for module in config.modules() {
-        well &= check_module(&mut steps, &config, module)?;
+        well &= check_module(&mut steps, &config, module, &mut kept)?;
     }
+    well &= keys::conclude(&mut steps, &kept)?;
     Ok(well)
 }
 
@@ -94,7 +106,12 @@ fn check_files<W: Write>(steps: &mut Steps<'_, W>, config: &Config) -> io::Resul
 }
 
 /// The steps of a module, and of each of its tokens.
-fn check_module<W: Write>(steps: &mut Steps<'_, W>, config: &Config, settings: ModuleSettings<'_>) -> io::Result<bool> {
+fn check_module<W: Write>(
+    steps: &mut Steps<'_, W>,
+    config: &Config,
+    settings: ModuleSettings<'_>,
+    kept: &mut Kept,
+) -> io::Result<bool> {
     let mut of_module = steps.of(settings.first.name);
     let loaded = match Loaded::load(config, settings) {
         Ok(loaded) => loaded,
@@ -111,12 +128,12 @@ fn check_module<W: Write>(steps: &mut Steps<'_, W>, config: &Config, settings: M
     let opened: Vec<_> = loaded
         .settings
         .tokens()
-        .map(|token| (token, loaded.open(config, token)))
+        .map(|token| (token, loaded.open_with_own_keys(config, token)))
         .collect();
     for (settings, opened) in &opened {
         let mut of_token = steps.of(settings.name);
         well &= match opened {
-            Ok(hsm) => use_token(&mut of_token, hsm, settings)?,
+            Ok(hsm) => use_token(&mut of_token, hsm, settings)? & keys::check_token(&mut of_token, hsm, kept)?,
             Err(fault) => {
                 let step = if fault.is_pin() { "login" } else { "token" };
                 of_token.failed(step, &fault.to_string())?

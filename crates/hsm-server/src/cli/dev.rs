@@ -63,6 +63,9 @@ fn prepare(config: &mut Config) -> Result<Ready, Vec<Fault>> {
     config.library_path = Some(Module::Embedded);
     config.token_label = None;
     config.tokens.clear();
+    if config.store.url.take().is_some() {
+        tracing::warn!("dev keeps managed keys in its data folder; HSM_STORE__URL is for `serve`");
+    }
     config.pin = Some(pin);
     config.auth.jwt_secret.get_or_insert(jwt_secret);
     Ready::prepare(config, next_free(config.server.listen))
@@ -128,7 +131,7 @@ async fn demo_key(service: &KeyService, label: &str, spec: KeySpec) -> keymgmt::
         client: None,
     };
     Ok(service
-        .create(&caller, None, NewKey::new(spec, Label::parse(label)?))
+        .create(&caller, None, NewKey::new(spec, Label::parse(label)?), None)
         .await?
         .id)
 }

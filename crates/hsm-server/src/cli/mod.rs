@@ -3,4 +3,6 @@
 pub mod audit;
 pub mod check;
 pub mod dev;
+pub mod kek;
+pub mod store;
 pub mod token;

@@ -7,6 +7,7 @@
 mod manual;
 mod rule;
 mod source;
+mod store;
 #[cfg(test)]
 mod tests;
 mod tokens;
@@ -23,6 +24,7 @@ use secrecy::SecretString;
 pub use manual::markdown;
 use rule::{Row, Rule, address, choice, flag, meaning, module, number, path, secret, settings, text};
 use source::{Reader, Sources};
+pub use store::Store;
 pub use tokens::{FurtherToken, FurtherTokens, ModuleSettings, TokenSettings, token_variable};
 
 /// Shortest HS256 secret, in bytes (RFC 7518 §3.2).
@@ -95,6 +97,19 @@ pub enum Purpose {
     Token,
     /// `audit verify`: nothing.
     Audit,
+    /// `migrate`, `backup`, `restore`, `kek status`: a store, which there always is.
+    Store,
+    /// `kek rotate`: a module.
+    Kek,
+}
+
+impl Purpose {
+    fn needs_module(self) -> bool {
+        match self {
+            Purpose::Serve | Purpose::Check | Purpose::Kek => true,
+            Purpose::Dev | Purpose::Token | Purpose::Audit | Purpose::Store => false,
+        }
+    }
 }
 
 /// The PKCS#11 module to load.
@@ -155,7 +170,7 @@ settings! {
         pin_file: Option<PathBuf> = path().optional();
         /// Text for the reserved argument of C_Initialize; NSS needs it.
         init_args: Option<String> = text("").optional();
-        /// Folder of what the server keeps: embedded token, audit log unless set apart. Made
+        /// Folder of what the server keeps: embedded token, store, audit log unless set apart. Made
         /// with mode 0700.
         data_dir: PathBuf = path().described("`$STATE_DIRECTORY`, else the user's data folder + `/hsm-gateway`");
         /// Which signatures are checked with the public key before they are answered: `rsa` (a
@@ -179,6 +194,9 @@ settings! {
         section
         /// The audit log.
         audit: Audit;
+        section
+        /// Where managed keys are kept.
+        store: Store;
         section
         /// Bounds on work.
         limits: Limits;
@@ -246,6 +264,10 @@ settings! {
         queue: u64 = number(QUEUE, 1_024);
         /// Largest request body in bytes; decrypt and verify take 128 KiB more.
         body_bytes: u64 = number(1..=1_073_741_824, 1_048_576);
+        /// Wrapped keys that are loaded on a token at once; the one that was not used for longest makes room.
+        loaded_keys: u64 = number(1..=1_000_000, 10_000);
+        /// Managed keys whose records are kept in memory; the one that was not used for longest makes room.
+        cached_keys: u64 = number(1..=10_000_000, 20_000);
     }
 }
 
@@ -301,6 +323,16 @@ impl Config {
         Duration::from_millis(self.server.shutdown_timeout_ms)
     }
 
+    /// Wrapped keys that are loaded on a token at once.
+    pub fn loaded_keys(&self) -> usize {
+        usize::try_from(self.limits.loaded_keys).unwrap_or(usize::MAX)
+    }
+
+    /// Managed keys whose records are kept in memory.
+    pub fn cached_keys(&self) -> usize {
+        usize::try_from(self.limits.cached_keys).unwrap_or(usize::MAX)
+    }
+
     /// Worker sessions: as set, else two a core.
     pub fn max_sessions(&self) -> usize {
         let set = self.limits.max_sessions.and_then(|set| set.try_into().ok());
@@ -335,12 +367,12 @@ impl Config {
     }
 
     fn validate(&self, purpose: Purpose, sources: &Sources, faults: &mut Vec<Fault>) {
-        if matches!(purpose, Purpose::Serve | Purpose::Check) {
+        if purpose.needs_module() {
             self.validate_modules(faults);
         }
         let mut fault = |path, text: &str| faults.push(Fault::of(path, text));
         let has = |path| sources.has(path);
-        if matches!(purpose, Purpose::Serve | Purpose::Check) && !has("library_path") {
+        if purpose.needs_module() && !has("library_path") {
             let text = "HSM_LIBRARY_PATH: must be set to the path of the PKCS#11 module, or to `embedded`";
             fault("library_path", text);
         }

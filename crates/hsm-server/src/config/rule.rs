@@ -122,6 +122,21 @@ pub(super) fn secret(min_bytes: usize) -> Rule<Option<SecretString>> {
     rule
 }
 
+/// URL of a PostgreSQL database, which may hold a password and is never shown.
+pub(super) fn database() -> Rule<Option<SecretString>> {
+    let convert = |given: Given<'_>| {
+        let url = non_empty(given)?;
+        let rest = ["postgres://", "postgresql://"]
+            .iter()
+            .find_map(|scheme| url.strip_prefix(scheme))?;
+        (!rest.is_empty()).then(|| SecretString::from(url))
+    };
+    let expected = "a URL that begins with postgres:// or postgresql://";
+    let mut rule = Rule::new(expected, "", || SecretString::from(""), convert).optional();
+    rule.secret = true;
+    rule
+}
+
 /// Path of a file or folder.
 pub(super) fn path() -> Rule<PathBuf> {
     Rule::new("a path (in quotes in the file)", "", PathBuf::new, |given| {
@@ -279,14 +294,14 @@ macro_rules! settings {
         }
 
         impl $name {
-            fn read(reader: &mut Reader<'_>) -> Self {
+            pub(in crate::config) fn read(reader: &mut Reader<'_>) -> Self {
                 Self {
                     $( $field: reader.take(concat!($prefix, stringify!($field)), &$rule), )+
                     $( $section: $section_type::read(reader), )*
                 }
             }
 
-            fn rows() -> Vec<Row> {
+            pub(in crate::config) fn rows() -> Vec<Row> {
                 let mut rows = Vec::new();
                 $( {
                     let rule: Rule<$type> = $rule;

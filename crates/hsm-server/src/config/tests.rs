@@ -82,6 +82,38 @@ fn defaults_are_those_of_the_manual() {
     assert!(!config.legacy_algorithms && !config.server.behind_proxy);
     assert!(config.pin.is_none() && config.library_path.is_none());
     assert_eq!(config.log.level, "info");
+    assert_eq!(config.stale(), Duration::from_secs(300));
+    assert_eq!((config.loaded_keys(), config.cached_keys()), (10_000, 20_000));
+}
+
+#[test]
+fn the_store_is_a_file_unless_a_url_is_given() {
+    use keymgmt::store::Place;
+    let place = |variables: &[_]| audit(variables).store_place();
+    let Place::Sqlite(path) = place(&[("HSM_DATA_DIR", "/srv")]) else {
+        panic!("no file");
+    };
+    assert_eq!(path, Path::new("/srv/store.sqlite"));
+    for url in ["postgres://u:p@db.example/keys", "postgresql://localhost/keys"] {
+        let Place::Postgres(found) = place(&[("HSM_STORE__URL", url)]) else {
+            panic!("{url}");
+        };
+        assert_eq!(found.expose_secret(), url);
+    }
+}
+
+#[test]
+fn a_faulty_url_of_the_store_is_not_repeated() {
+    for url in ["", "postgres://", "mysql://u:47114711@h/d", "47114711"] {
+        let text = fault(Purpose::Store, &[("HSM_STORE__URL", url)]);
+        assert!(
+            text.starts_with("HSM_STORE__URL: ") && text.contains("postgres://"),
+            "{text}"
+        );
+        assert!(!text.contains("47114711"), "{text}");
+    }
+    let config = audit(&[("HSM_STORE__URL", "postgres://u:47114711@h/d")]);
+    assert!(!format!("{config:?}{}", config.store_name()).contains("47114711"));
 }
 
 #[test]
@@ -145,6 +177,10 @@ fn every_setting_can_come_from_a_variable() {
         ("HSM_LIMITS__MAX_SESSIONS", "4"),
         ("HSM_LIMITS__QUEUE", "0"),
         ("HSM_LIMITS__BODY_BYTES", "5"),
+        ("HSM_LIMITS__LOADED_KEYS", "6"),
+        ("HSM_LIMITS__CACHED_KEYS", "7"),
+        ("HSM_STORE__URL", "postgres://host/database"),
+        ("HSM_STORE__STALE_MS", "0"),
         ("HSM_LOG__FORMAT", "json"),
         ("HSM_LOG__LEVEL", "warn,hsm_core=trace"),
     ]);
@@ -158,6 +194,8 @@ fn every_setting_can_come_from_a_variable() {
     assert_eq!(config.keygen_timeout(), Duration::from_millis(3));
     assert_eq!(config.max_sessions(), 4);
     assert_eq!((config.limits.queue, config.limits.body_bytes), (0, 5));
+    assert_eq!((config.loaded_keys(), config.cached_keys()), (6, 7));
+    assert!(config.store.url.is_some() && config.stale().is_zero());
     assert_eq!(config.audit.sync, AuditSync::Interval);
     assert_eq!(config.log.format, LogFormat::Json);
     assert_eq!(config.log.level, "warn,hsm_core=trace");
@@ -253,7 +291,11 @@ fn the_file_is_checked_too() {
             "[server]\nlisen = \"x\"",
             "server.lisen in F: unknown setting; did you mean server.listen?",
         ),
-        ("[store]\nurl = \"x\"", "store in F: unknown setting"),
+        ("[depot]\nurl = \"x\"", "depot in F: unknown setting"),
+        (
+            "[store]\nurl = \"x\"",
+            "store.url in F (HSM_STORE__URL): must be a URL that begins with postgres:// or postgresql:// (its value is not shown)",
+        ),
         ("server = 5", "server in F: is a section, not a value"),
         (
             "[limits]\nqueue = \"5\"",
@@ -389,6 +431,9 @@ fn each_command_asks_for_what_it_needs() {
     assert!(load(Purpose::Dev, &[]).is_ok());
     assert!(load(Purpose::Check, &SERVE[..1]).is_ok());
     assert!(load(Purpose::Token, &SERVE[1..]).is_ok());
+    assert!(load(Purpose::Store, &[]).is_ok());
+    assert!(load(Purpose::Kek, &SERVE[..1]).is_ok());
+    assert!(fault(Purpose::Kek, &[]).starts_with("HSM_LIBRARY_PATH: "));
     assert!(fault(Purpose::Serve, &SERVE[..1]).contains("HSM_AUTH__JWT_SECRET"));
     assert!(fault(Purpose::Serve, &SERVE[1..]).starts_with("HSM_LIBRARY_PATH: "));
     assert!(fault(Purpose::Check, &[]).starts_with("HSM_LIBRARY_PATH: "));

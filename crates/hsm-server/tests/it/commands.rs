@@ -295,7 +295,7 @@ fn the_document_is_valid() {
 }
 
 /// The scopes of each call (contract §5), empty where any token will do; none where no token is needed.
-const SCOPES: [(&str, &str, Option<&str>); 35] = [
+const SCOPES: [(&str, &str, Option<&str>); 44] = [
     ("get", "/api/v1/hsm/slots", Some("slots:read")),
     ("get", "/api/v1/hsm/slots/{id}/mechanisms", Some("slots:read")),
     ("get", "/api/v1/hsm/capabilities", Some("slots:read")),
@@ -318,6 +318,15 @@ const SCOPES: [(&str, &str, Option<&str>); 35] = [
     ("post", "/api/v1/hsm/decrypt", Some("crypto:decrypt")),
     ("post", "/api/v1/hsm/sign", Some("crypto:sign")),
     ("post", "/api/v1/hsm/verify", Some("crypto:verify")),
+    ("post", "/api/v1/keys", Some("keys:create")),
+    ("patch", "/api/v1/keys/{key_id}", Some("keys:update")),
+    ("post", "/api/v1/keys/{key_id}/rotate", Some("keys:update")),
+    ("post", "/api/v1/keys/{key_id}/restore", Some("keys:update")),
+    ("patch", "/api/v1/keys/{key_id}/versions/{version}", Some("keys:update")),
+    ("get", "/api/v1/keys/{key_id}/jwks", Some("keys:read")),
+    ("post", "/api/v1/keys/{key_id}/csr", Some("crypto:sign")),
+    ("post", "/api/v1/rewrap", Some("crypto:encrypt crypto:decrypt")),
+    ("post", "/api/v1/datakeys", Some("crypto:encrypt")),
     ("get", "/api/v1/keys", Some("keys:read")),
     ("get", "/api/v1/keys/{key_id}", Some("keys:read")),
     ("delete", "/api/v1/keys/{key_id}", Some("keys:delete")),

@@ -386,6 +386,7 @@ fn none_can_serve() {
         ("token:backup", true),
         ("login:backup", true),
         ("audit", true),
+        ("store", true),
     ];
     assert_eq!(checks(&ready), well);
     faulty.fault("* rv=0xE0");

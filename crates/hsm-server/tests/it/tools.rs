@@ -1,6 +1,7 @@
 //! More to stand on than [`support`](crate::support): failing modules before the start, the audit log as it lies on disk,
 //! connections that do not do what they should.
 
+use std::env;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -97,6 +98,30 @@ pub(crate) fn sh(line: &str) -> String {
 pub(crate) fn limit_files(server: &Server, bytes: Option<u64>) {
     let limit = bytes.map_or_else(|| "unlimited".to_owned(), |bytes| bytes.to_string());
     sh(&format!("prlimit --pid {} --fsize={limit}:", server.pid()));
+}
+
+/// Does `act`, which is all of the test of this name, in a process that has it to itself, with SIGXFSZ ignored: so has every
+/// server that it starts, to which a limit of [`limit_files`] then is what a full disk is.
+#[track_caller]
+pub(crate) fn with_disks_that_fill(test: &str, act: fn()) {
+    const INSIDE: &str = "HSM_IT_INSIDE";
+    if env::var_os(INSIDE).is_some() {
+        return act();
+    }
+    let ended = Command::new("sh")
+        .args(["-c", r#"trap '' XFSZ; exec "$0" --exact "$1" --nocapture"#])
+        .arg(env::current_exe().unwrap())
+        .arg(test)
+        .env(INSIDE, "1")
+        .output()
+        .unwrap();
+    let said = [ended.stdout, ended.stderr].map(|part| String::from_utf8_lossy(&part).into_owned());
+    assert!(
+        ended.status.success() && said[0].contains("1 passed"),
+        "{}{}",
+        said[0],
+        said[1]
+    );
 }
 
 /// Sends bytes as they are and reads until the other side ends, or says nothing for so long.

@@ -27,6 +27,7 @@
 
 mod end;
 mod folder;
+mod head;
 mod query;
 mod record;
 mod shared;
@@ -45,6 +46,7 @@ use futures_channel::oneshot;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
+pub use self::head::{hash_of, head};
 pub use self::query::{DEFAULT_LIMIT, Filter, MAX_LIMIT, Page};
 pub use self::record::Record;
 use self::shared::Shared;

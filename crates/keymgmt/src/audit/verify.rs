@@ -64,6 +64,18 @@ pub enum Why {
 
 impl std::error::Error for Broken {}
 
+impl Broken {
+    /// A file or folder that can't be read at all.
+    pub(super) fn unreadable(path: &Path, error: &io::Error) -> Self {
+        Self {
+            file: path.to_owned(),
+            line: 0,
+            seq: None,
+            why: Why::Unreadable(error.to_string()),
+        }
+    }
+}
+
 impl fmt::Display for Broken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.file.display())?;
@@ -98,12 +110,7 @@ pub fn verify(path: &Path) -> Result<Verified, Broken> {
         walk.file(path, true)?;
         return Ok(walk.verified());
     }
-    let listing = folder::list(path).map_err(|error| Broken {
-        file: path.to_owned(),
-        line: 0,
-        seq: None,
-        why: Why::Unreadable(error.to_string()),
-    })?;
+    let listing = folder::list(path).map_err(|error| Broken::unreadable(path, &error))?;
     if let Some(file) = listing.foreign.into_iter().next() {
         return Err(Broken {
             file,
@@ -248,12 +255,12 @@ impl Walk {
 }
 
 /// A file's lines, none longer than a record can be.
-struct Lines {
+pub(super) struct Lines {
     file: BufReader<File>,
     line: Vec<u8>,
 }
 
-enum Next<'a> {
+pub(super) enum Next<'a> {
     Line(&'a [u8]),
     Unfinished,
     TooLong,
@@ -261,14 +268,14 @@ enum Next<'a> {
 }
 
 impl Lines {
-    fn open(path: &Path) -> io::Result<Self> {
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
         Ok(Self {
             file: BufReader::with_capacity(256 * 1024, File::open(path)?),
             line: Vec::new(),
         })
     }
 
-    fn next(&mut self) -> io::Result<Next<'_>> {
+    pub(super) fn next(&mut self) -> io::Result<Next<'_>> {
         self.line.clear();
         let limit = LINE_BYTES as u64;
         let read = (&mut self.file).take(limit).read_until(b'\n', &mut self.line)?;

@@ -90,7 +90,7 @@ impl KeyService {
     }
 
     /// Page by page through the tokens, from the one that the page before ended on.
-    async fn page(&self, query: KeyQuery) -> Result<KeyPage> {
+    pub(super) async fn page(&self, query: KeyQuery) -> Result<KeyPage> {
         let KeyQuery { after, limit, .. } = &query;
         let from = after.as_ref().and_then(HsmKeyId::token);
         let mut page = KeyPage {

@@ -1,9 +1,7 @@
 //! What can't be recorded is not done, and what was answered is there, whatever happens.
 
-use std::env;
 use std::fs;
 use std::path::PathBuf;
-use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -13,7 +11,7 @@ use softhsm_test::{FaultyToken, Token};
 
 use super::told;
 use crate::support::{Server, base64, merged, mint, text};
-use crate::tools::{audit_lines, audit_records, behind, limit_files, lines_in, wait_until};
+use crate::tools::{audit_lines, audit_records, behind, limit_files, lines_in, wait_until, with_disks_that_fill};
 
 /// Puts something in the way of a server's audit log, as long as it lives.
 struct Blocked {
@@ -144,30 +142,9 @@ fn a_deletion_that_was_done_is_recorded_first() {
     assert_eq!(told[3][0], "encrypt");
 }
 
-/// Set in the process that has this test to itself, with SIGXFSZ ignored: so has every server that it starts.
-const INSIDE: &str = "HSM_IT_INSIDE";
-
 #[test]
 fn a_full_disk() {
-    if env::var_os(INSIDE).is_some() {
-        return full_disk();
-    }
-    let ended = Command::new("sh")
-        .args([
-            "-c",
-            r#"trap '' XFSZ; exec "$0" --exact audit::failing::a_full_disk --nocapture"#,
-        ])
-        .arg(env::current_exe().unwrap())
-        .env(INSIDE, "1")
-        .output()
-        .unwrap();
-    let said = [ended.stdout, ended.stderr].map(|part| String::from_utf8_lossy(&part).into_owned());
-    assert!(
-        ended.status.success() && said[0].contains("1 passed"),
-        "{}{}",
-        said[0],
-        said[1]
-    );
+    with_disks_that_fill("audit::failing::a_full_disk", full_disk);
 }
 
 fn full_disk() {

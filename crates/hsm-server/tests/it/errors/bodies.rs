@@ -268,13 +268,15 @@ fn queries_are_read_strictly() {
     ] {
         caller.get(path).problem_naming(400, "invalid_request", field);
     }
+    caller
+        .delete("/api/v1/keys/hsm:00?window_days=0&x=1")
+        .problem_naming(400, "invalid_request", "x");
     // Calls without any.
     let sign = json!({"key_id": "hsm:00", "data": ""});
     for reply in [
         caller.get("/api/v1/hsm/slots?x=1"),
         caller.get("/api/v1/hsm/keys/hsm:00?x=1"),
         caller.delete("/api/v1/hsm/keys/hsm:00?force=true"),
-        caller.delete("/api/v1/keys/hsm:00?window_days=0&x=1"),
         caller.post("/api/v1/hsm/sign?async=1", &sign),
         caller.post("/api/v1/sign?x", &sign),
         caller.post(

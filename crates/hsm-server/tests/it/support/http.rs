@@ -16,6 +16,20 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// has them.
 #[track_caller]
 pub(crate) fn send(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
+    try_send(address, method, path, headers, body).unwrap_or_else(|why| panic!("{method} {path}: {why}"))
+}
+
+/// As [`send`], to a server that may be gone before it answers.
+///
+/// # Errors
+/// There was no whole answer.
+pub(crate) fn try_send(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Result<Reply, String> {
     let has = |name: &str| headers.iter().any(|(is, _)| is.eq_ignore_ascii_case(name));
     let mut head = format!("{method} {path} HTTP/1.1\r\n");
     let mut add = |name: &str, value: &str| head.push_str(&format!("{name}: {value}\r\n"));
@@ -34,7 +48,6 @@ pub(crate) fn send(address: SocketAddr, method: &str, path: &str, headers: &[(&s
     }
     head.push_str("\r\n");
     exchange(address, &[head.as_bytes(), body].concat(), method == "HEAD")
-        .unwrap_or_else(|why| panic!("{method} {path}: {why}"))
 }
 
 /// Writes and reads at once: a server may answer before it has read all.

@@ -24,7 +24,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
-pub(crate) use http::send;
+pub(crate) use http::{send, try_send};
 pub(crate) use jwt::{SECRET, mint};
 pub(crate) use process::{Finished, Scratch, run};
 pub(crate) use reply::Reply;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::net::SocketAddr;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use softhsm_test::{FaultyToken, Token};
 
-use super::{Finished, Reply, SECRET, Scratch, mint, send};
+use super::{Finished, Reply, SECRET, Scratch, mint, send, try_send};
 
 /// The PIN of a token that the server makes itself.
 pub(crate) const LINKED_PIN: &str = "linked-pin-7716-cedar";
@@ -303,7 +304,12 @@ impl Server {
     /// Another command of the binary in the server's environment, beside it.
     #[track_caller]
     pub(crate) fn run(&self, args: &[&str]) -> Finished {
-        command(args, &self.env).output().unwrap().into()
+        self.command(args).output().unwrap().into()
+    }
+
+    /// The binary with these arguments, in the server's environment.
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
+        command(args, &self.env)
     }
 
     /// Sends a signal by its name without SIG: `TERM`, `KILL`, `HUP`, `STOP`, `CONT`.
@@ -336,6 +342,19 @@ impl Server {
     pub(crate) fn end(mut self, signal: &str) -> Builder {
         self.signal(signal);
         self.wait();
+        self.ended()
+    }
+
+    /// Waits until the process has killed itself, and hands back what it stood on, as [`end`](Self::end) does.
+    #[track_caller]
+    pub(crate) fn died(mut self) -> Builder {
+        const SIGKILL: i32 = 9;
+        let status = self.wait();
+        assert_eq!(status.signal(), Some(SIGKILL), "{status}");
+        self.ended()
+    }
+
+    fn ended(&mut self) -> Builder {
         let held = std::mem::replace(&mut self.held, Held::Linked);
         let scratch = std::mem::replace(&mut self.scratch, Scratch::new());
         Builder {
@@ -431,6 +450,24 @@ impl Caller {
     /// Any request; the caller's token is added unless `headers` has an `Authorization`.
     #[track_caller]
     pub(crate) fn raw(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
+        send(self.address, method, path, &self.with_token(headers), body)
+    }
+
+    /// Any request, with a JSON body or none, to a server that may be gone before it answers: then `None`.
+    pub(crate) fn attempt(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<&Value>,
+    ) -> Option<Reply> {
+        let mut all = self.with_token(headers);
+        all.extend(body.map(|_| ("Content-Type", "application/json")));
+        let body = body.map(Value::to_string).unwrap_or_default();
+        try_send(self.address, method, path, &all, body.as_bytes()).ok()
+    }
+
+    fn with_token<'a>(&'a self, headers: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
         let mut all = headers.to_vec();
         let named = headers
             .iter()
@@ -438,7 +475,7 @@ impl Caller {
         if let (Some(authorization), false) = (&self.authorization, named) {
             all.push(("Authorization", authorization));
         }
-        send(self.address, method, path, &all, body)
+        all
     }
 
     /// Asks for a key, with a label of its own unless one is given; the answer, whatever it is.
